@@ -1,0 +1,54 @@
+"""Units behind a number: dropped when only one side has them, compared when both have."""
+
+from __future__ import annotations
+
+import re
+
+# spelling -> canonical name. Conversion between units is left out on purpose: a question names its unit.
+_UNITS = {
+    canonical: spellings.split()
+    for canonical, spellings in {
+        "m": "m meter meters metre metres 米", "cm": "cm centimeter centimeters centimetre centimetres 厘米 公分",
+        "mm": "mm millimeter millimeters 毫米", "km": "km kilometer kilometers kilometre kilometres 千米 公里",
+        "in": "inch inches 英寸", "ft": "ft foot feet 英尺", "yd": "yard yards", "mi": "mile miles 英里",
+        "g": "g gram grams 克", "kg": "kg kilogram kilograms kilo kilos 千克 公斤", "mg": "mg milligram milligrams",
+        "lb": "lb lbs pound pounds 磅", "oz": "oz ounce ounces", "t": "ton tons tonne tonnes 吨 噸",
+        "s": "s sec second seconds 秒 秒钟", "min": "min mins minute minutes 分钟 分鐘",
+        "h": "h hr hrs hour hours 小时 小時", "d": "day days 天 日", "week": "week weeks 周 星期",
+        "month": "month months 个月 月", "year": "year years 年 岁 歲", "l": "l liter liters litre litres 升",
+        "ml": "ml milliliter milliliters 毫升", "m/s": "m/s", "km/h": "km/h kmh mph",
+        "deg": "degree degrees ^\\circ ^{\\circ} 度", "usd": "dollar dollars usd 美元",
+        "cent": "cent cents", "yuan": "yuan rmb 元 块 塊 圆", "eur": "euro euros 欧元",
+    }.items()
+}  # fmt: skip
+_CANONICAL = {spelling: name for name, spellings in _UNITS.items() for spelling in spellings}
+_COUNTERS = "个 只 名 人 本 条 张 辆 件 次 棵 头 种 支 朵 座 间 组 位 瓶 箱 盒 颗 根 套 双 页 题 道 枚 句 分 倍 平方米 平方厘米 立方米 立方厘米"
+_CANONICAL |= {word: f"count:{word}" for word in _COUNTERS.split()}
+_POWER = re.compile(r"\s*\^?\s*\{?\s*([23])\s*\}?$")
+_TAIL = re.compile(r"^(?P<body>.*?[\d}\])零〇一二两三四五六七八九十百千万亿半点])\s*(?P<unit>[^\d\s(){}\[\]\\+*=<>,][^\d(){}\[\]\\+*=<>,]{0,30}|\^\s*\{?\s*\\circ\s*\}?)$")  # fmt: skip
+_NOUN = re.compile(r"[A-Za-z]{2,}(?:\s+(?:of\s+)?[A-Za-z]{2,}){0,2}")
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """('5', 'cm') for '5 cm'; the unit is '' when there is none. Squares and cubes stay part of the unit."""
+    power_text = ""
+    power = _POWER.search(text)
+    stem = text
+    if power and not text[: power.start()].rstrip().endswith(tuple("0123456789})")):
+        stem, power_text = text[: power.start()], f"^{power.group(1)}"
+    for prefix in ("square ", "cubic ", "sq. ", "sq ", "cu "):
+        if prefix in stem:
+            stem = stem.replace(prefix, "")
+            power_text = "^2" if prefix.startswith("s") else "^3"
+    match = _TAIL.fullmatch(stem.strip())
+    if not match:
+        return text, ""
+    unit = re.sub(r"\s+", " ", match.group("unit")).strip().rstrip(".")
+    if unit.startswith("^"):
+        unit = "^\\circ"
+    name = _CANONICAL.get(unit) or _CANONICAL.get(unit.lower())
+    if name is None:
+        if not _NOUN.fullmatch(unit):
+            return text, ""
+        name = f"count:{unit.lower().rstrip('s')}"
+    return match.group("body").strip(), name + power_text
