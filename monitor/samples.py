@@ -1,0 +1,474 @@
+"""Rollouts, validation generations and ``test.sh`` results: rows of text with scores, grouped by prompt.
+
+verl dumps ``<folder>/<step>.jsonl`` with ``input, output, gts, score, step`` and, for training, ``uid`` =
+``<prompt>_<session>_<index>``; validation adds ``reward`` (final) and the reward's own keys. A file may be
+half-written or rewritten at any moment, so only complete lines are read and a changed file is read again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import orjson
+import regex
+
+from monitor.log_parser import Float32, Int32, Int64
+from monitor.series import Float64
+
+_STEP_FILE = re.compile(r"^(\d{1,15})\.jsonl$")
+_KNOWN = {"input", "prompt", "output", "response", "gts", "ground_truth", "score", "reward", "step", "uid"}
+_ENDS = frozenset(".!?。！？)]}>\"'”’`*|$）】》")
+_CACHE_BYTES = 128 << 20
+PATTERN_SECONDS = 1.0
+RIGHT_FROM = 0.5
+
+
+class SampleError(ValueError):
+    """A request about samples that cannot be answered; the text says why."""
+
+
+@dataclass
+class Sample:
+    """One generated answer. ``final`` is the reward used in training: ``reward`` where dumped, else ``score``."""
+
+    prompt: str
+    output: str
+    truth: str
+    score: float
+    final: float
+    uid: str
+    group: str
+    parts: dict[str, Any]
+    truncated: bool
+
+
+@dataclass
+class StepSamples:
+    """All samples of one step, with the arrays that filters need (shape [samples])."""
+
+    samples: list[Sample]
+    scores: Float64
+    lengths: Int64
+    group_of: Int32
+    groups: list[str]
+    bad_lines: int = 0
+    size: int = 0
+    group_mean: Float64 = field(default_factory=lambda: np.empty(0))
+    group_std: Float64 = field(default_factory=lambda: np.empty(0))
+    group_low: Float64 = field(default_factory=lambda: np.empty(0))
+    group_high: Float64 = field(default_factory=lambda: np.empty(0))
+    group_size: Int64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def advantages(self) -> Float64:
+        """GRPO's advantage of each sample inside its group: (reward - mean) / (std + 1e-6); 0 for a lone one."""
+        mean, std = self.group_mean[self.group_of], self.group_std[self.group_of]
+        alone = self.group_size[self.group_of] < 2
+        return np.where(alone, 0.0, (self.scores - mean) / (std + 1e-6))
+
+
+@dataclass
+class Filter:
+    """Which samples to show. Bounds are inclusive; ``outcome`` judges a whole group."""
+
+    low: float | None = None
+    high: float | None = None
+    shortest: int | None = None
+    longest: int | None = None
+    text: str = ""
+    is_regex: bool = False
+    outcome: str = ""
+    truncated: bool = False
+    prompt: str = ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(item, dict) and "role" in item for item in value):
+        return "\n\n".join(f"[{item['role']}]\n{_text(item.get('content'))}" for item in value)
+    return orjson.dumps(value, default=str).decode()
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def looks_truncated(row: dict[str, Any], output: str) -> bool:
+    """Whether an answer was cut: by its own field where there is one, else because it ends in mid-sentence."""
+    if "truncated" in row:
+        return bool(row["truncated"])
+    if row.get("finish_reason"):
+        return row["finish_reason"] == "length"
+    end = output.rstrip()[-1:]
+    return bool(end) and end not in _ENDS and len(output) > 200
+
+
+def read_sample(row: dict[str, Any]) -> Sample:
+    """One dumped row. Unknown keys become reward parts, shown beside the score."""
+    prompt = _text(row.get("input", row.get("prompt")))
+    output = _text(row.get("output", row.get("response")))
+    uid = str(row.get("uid") or "")
+    score = _number(row.get("score"))
+    final = _number(row["reward"]) if "reward" in row else score
+    if uid.count("_") >= 2:
+        group = uid.rsplit("_", 2)[0]
+    else:
+        group = f"p{crc32(prompt.encode('utf-8', 'replace')):08x}"
+    parts = {key: value for key, value in row.items() if key not in _KNOWN and not isinstance(value, (dict, list))}
+    nested = row.get("parts")
+    if isinstance(nested, dict):
+        parts.update(nested)
+    truth = _text(row.get("gts", row.get("ground_truth")))
+    return Sample(prompt, output, truth, score, final, uid, group, parts, looks_truncated(row, output))
+
+
+def read_samples(data: bytes) -> StepSamples:
+    """Parse the complete lines of one dump; a last line without its newline counts when it is whole JSON."""
+    samples: list[Sample] = []
+    bad = 0
+    lines = data.split(b"\n")
+    for position, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            row = orjson.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("not an object")
+            samples.append(read_sample(row))
+        except ValueError:
+            bad += position < len(lines) - 1  # the last line may still be being written
+    return grouped(samples, bad, len(data))
+
+
+def grouped(samples: list[Sample], bad_lines: int = 0, size: int = 0) -> StepSamples:
+    """Collect samples into a step with its group statistics."""
+    index: dict[str, int] = {}
+    group_of = np.array([index.setdefault(s.group, len(index)) for s in samples], dtype=np.int32)
+    scores = np.array([s.final for s in samples], dtype=np.float64)
+    lengths = np.array([len(s.output) for s in samples], dtype=np.int64)
+    step = StepSamples(samples, scores, lengths, group_of, list(index), bad_lines, size)
+    count = len(index)
+    safe = np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0)
+    step.group_size = np.bincount(group_of, minlength=count)
+    size_or_one = np.maximum(step.group_size, 1)
+    step.group_mean = np.bincount(group_of, safe, minlength=count) / size_or_one
+    spread = np.bincount(group_of, (safe - step.group_mean[group_of]) ** 2, minlength=count)
+    step.group_std = np.sqrt(spread / np.maximum(step.group_size - 1, 1))  # as torch.std in verl's GRPO
+    step.group_low, step.group_high = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(step.group_low, group_of, safe)
+    np.maximum.at(step.group_high, group_of, safe)
+    return step
+
+
+def step_metrics(step: StepSamples) -> dict[str, float]:
+    """What verl does not log: spread of rewards, groups that teach nothing, duplicates, reward failures."""
+    if not step.samples:
+        return {}
+    finite = step.scores[np.isfinite(step.scores)]
+    out = {
+        "reward_mean": float(finite.mean()) if len(finite) else float("nan"),
+        "reward_std": float(finite.std()) if len(finite) else float("nan"),
+        "length_mean_chars": float(step.lengths.mean()),
+        "truncated_share": sum(s.truncated for s in step.samples) / len(step.samples),
+        "reward_error_share": _error_share(step),
+    }
+    several = step.group_size >= 2
+    if several.any():
+        equal = step.group_high - step.group_low <= 1e-9
+        out["within_group_std"] = float(step.group_std[several].mean())
+        out["zero_advantage_share"] = float(equal[several].mean())
+        distinct = len({(s.group, s.output) for s in step.samples if several[0] or len(s.group)})
+        out["duplicate_share"] = 1.0 - distinct / len(step.samples)
+    names = {key for s in step.samples[:64] for key, value in s.parts.items() if isinstance(value, (int, float))}
+    for name in sorted(names)[:32]:
+        values = [v for s in step.samples if isinstance(v := s.parts.get(name), (int, float))]
+        out[f"part/{name}"] = float(np.mean(values)) if values else float("nan")
+    return out
+
+
+def _error_share(step: StepSamples) -> float:
+    wrong = sum(
+        not np.isfinite(score) or bool(sample.parts.get("error") or sample.parts.get("reward_error"))
+        for sample, score in zip(step.samples, step.scores, strict=True)
+    )
+    return wrong / len(step.samples)
+
+
+def matching(step: StepSamples, wanted: Filter) -> Int64:
+    """Indices of the samples that pass every set bound, in file order.
+
+    Raises:
+        SampleError: the pattern is not a regular expression, or takes longer than a second.
+    """
+    keep = np.ones(len(step.samples), dtype=bool)
+    if wanted.low is not None:
+        keep &= step.scores >= wanted.low
+    if wanted.high is not None:
+        keep &= step.scores <= wanted.high
+    if wanted.shortest is not None:
+        keep &= step.lengths >= wanted.shortest
+    if wanted.longest is not None:
+        keep &= step.lengths <= wanted.longest
+    if wanted.outcome:
+        keep &= _outcome(step, wanted.outcome)[step.group_of]
+    indices = np.flatnonzero(keep)
+    if wanted.truncated:
+        indices = np.array([i for i in indices if step.samples[i].truncated], dtype=np.int64)
+    if wanted.prompt:
+        indices = np.array([i for i in indices if step.samples[i].prompt == wanted.prompt], dtype=np.int64)
+    if wanted.text:
+        found = _finder(wanted)
+        indices = np.array(
+            [i for i in indices if found(step.samples[i].output) or found(step.samples[i].prompt)], dtype=np.int64
+        )
+    return indices
+
+
+def _outcome(step: StepSamples, outcome: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    if outcome == "right":
+        return step.group_low >= RIGHT_FROM
+    if outcome == "wrong":
+        return step.group_high < RIGHT_FROM
+    if outcome == "mixed":
+        return (step.group_low < RIGHT_FROM) & (step.group_high >= RIGHT_FROM)
+    raise SampleError(f"unknown outcome {outcome!r}; known: right, wrong, mixed")
+
+
+def _finder(wanted: Filter) -> Callable[[str], bool]:
+    if not wanted.is_regex:
+        low = wanted.text.lower()
+        return lambda text: low in text.lower()
+    try:
+        pattern = regex.compile(wanted.text, regex.IGNORECASE)
+    except regex.error as error:
+        raise SampleError(f"not a regular expression: {error}") from error
+
+    def found(text: str) -> bool:
+        try:
+            return pattern.search(text, timeout=PATTERN_SECONDS) is not None
+        except TimeoutError as error:
+            raise SampleError("this pattern takes too long on these texts; make it simpler") from error
+
+    return found
+
+
+class SampleCache:
+    """Steps read lately, by file and time of change, up to ``_CACHE_BYTES`` of file size."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[str, float, int], StepSamples] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, path: Path) -> StepSamples:
+        """The samples of a file.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
+        try:
+            stat = path.stat()
+            key = (str(path), stat.st_mtime, stat.st_size)
+            with self._lock:
+                if key in self._held:
+                    self._held.move_to_end(key)
+                    return self._held[key]
+            step = read_samples(path.read_bytes())
+        except OSError as error:
+            raise SampleError(f"{path.name} cannot be read: {error.strerror or error}") from error
+        with self._lock:
+            self._held[key] = step
+            while len(self._held) > 1 and sum(item.size for item in self._held.values()) > _CACHE_BYTES:
+                self._held.popitem(last=False)
+        return step
+
+
+@dataclass
+class _Known:
+    mark: tuple[float, int]
+    metrics: dict[str, float]
+    prompts: Int64
+    means: Float32
+    counts: Int32
+    bad_lines: int
+
+
+class SampleStats:
+    """Steps of one dump folder and the metrics computed from each; the ingest thread calls ``advance``."""
+
+    def __init__(self, folder: Path | None, parts: list[Path]) -> None:
+        self.folder = folder
+        self.part_files = parts
+        self.revision = 0
+        self.rebuilt = 0
+        self.mtime = 0.0
+        self._listed: list[int] = []
+        self._folder_mtime = -1.0
+        self._known: dict[int, _Known] = {}
+        self._series: dict[str, tuple[Int64, Float32]] = {}
+        self._error = ""
+        self.parts_by_uid: dict[str, dict[str, Any]] = {}
+        self._part_offsets: dict[Path, int] = {}
+
+    def update(self, folder: Path | None, parts: list[Path]) -> None:
+        if folder != self.folder:
+            self.folder, self._folder_mtime = folder, -1.0
+        self.part_files = parts
+
+    def steps(self) -> list[int]:
+        """Steps that have a dump."""
+        return self._listed
+
+    def file(self, step: int) -> Path:
+        """The dump of ``step``.
+
+        Raises:
+            SampleError: there is none.
+        """
+        if self.folder is None or step not in set(self._listed):
+            raise SampleError(f"no samples were dumped for step {step}")
+        return self.folder / f"{step}.jsonl"
+
+    def metrics(self) -> list[str]:
+        return list(self._series)
+
+    def series(self, name: str) -> tuple[Int64, Float32]:
+        """Steps and values of one computed metric."""
+        return self._series[name]
+
+    def problems(self) -> list[str]:
+        bad = sum(known.bad_lines for known in self._known.values())
+        lines = [self._error] if self._error else []
+        return [*lines, f"samples: {bad} lines skipped (not JSON objects)"] if bad else lines
+
+    def history(self, prompt: str) -> list[tuple[int, float, int]]:
+        """(step, mean reward, answers) of every step that has this prompt."""
+        wanted = crc32(prompt.encode("utf-8", "replace"))
+        rows = []
+        for step in sorted(self._known):
+            known = self._known[step]
+            for at in np.flatnonzero(known.prompts == wanted):
+                rows.append((step, float(known.means[at]), int(known.counts[at])))
+        return rows
+
+    def refresh(self) -> None:
+        """List the folder again when it changed."""
+        if self.folder is None:
+            return
+        try:
+            mtime = self.folder.stat().st_mtime
+            if mtime == self._folder_mtime:
+                return
+            found = []
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    # A link could lead out of the log folder; verl writes none.
+                    if not entry.is_symlink() and (match := _STEP_FILE.match(entry.name)):
+                        found.append(int(match.group(1)))
+            self._listed, self._folder_mtime, self.mtime, self._error = sorted(found), mtime, mtime, ""
+        except OSError as error:
+            self._listed, self._error = [], f"samples: {error.strerror or error}"
+        self.revision += 1
+
+    def advance(self, budget: Callable[[], bool]) -> bool:
+        """Compute the metrics of steps not seen yet; of the newest three again when their files changed."""
+        self.refresh()
+        self._read_parts()
+        if self.folder is None:
+            return False
+        todo = [step for step in self._listed if step not in self._known]
+        todo += [step for step in self._listed[-3:] if step in self._known]
+        changed = False
+        for step in todo:
+            if not budget():
+                break
+            changed |= self._take(step)
+        if changed:
+            self._rebuild()
+        return changed
+
+    def pending(self) -> bool:
+        """Whether steps wait for ``advance``."""
+        return len(self._known) < len(self._listed)
+
+    def _take(self, step: int) -> bool:
+        assert self.folder is not None
+        path = self.folder / f"{step}.jsonl"
+        known = self._known.get(step)
+        try:
+            stat = path.stat()
+            mark = (stat.st_mtime, stat.st_size)
+            if known is not None and known.mark == mark:
+                return False
+            read = read_samples(path.read_bytes())
+        except OSError as error:
+            self._error = f"{path.name} cannot be read: {error.strerror or error}"
+            self._known[step] = _Known((0.0, 0), {}, *_no_prompts(), 0)
+            return True
+        first: dict[int, int] = {}
+        for at, group in enumerate(read.group_of):
+            first.setdefault(int(group), at)
+        prompts = np.array(
+            [crc32(read.samples[at].prompt.encode("utf-8", "replace")) for at in first.values()], dtype=np.int64
+        )
+        self._known[step] = _Known(
+            mark,
+            step_metrics(read),
+            prompts,
+            read.group_mean.astype(np.float32),
+            read.group_size.astype(np.int32),
+            read.bad_lines,
+        )
+        return True
+
+    def _rebuild(self) -> None:
+        names = {name for known in self._known.values() for name in known.metrics}
+        series: dict[str, tuple[Int64, Float32]] = {}
+        for name in sorted(names):
+            pairs = [(step, self._known[step].metrics[name]) for step in sorted(self._known)
+                     if name in self._known[step].metrics]
+            steps = np.array([step for step, _ in pairs], dtype=np.int64)
+            series[name] = steps, np.array([value for _, value in pairs], dtype=np.float32)
+        self._series = series
+        self.rebuilt += 1
+        self.revision += 1
+
+    def _read_parts(self) -> None:
+        """Reward parts written by our reward functions, joined to samples by uid where both have one."""
+        for path in self.part_files:
+            offset = self._part_offsets.get(path, 0)
+            try:
+                size = path.stat().st_size
+                if size < offset:
+                    offset = 0
+                if size == offset:
+                    continue
+                with path.open("rb") as handle:
+                    handle.seek(offset)
+                    data = handle.read(16 << 20)
+            except OSError as error:
+                self._error = f"{path.name} cannot be read: {error.strerror or error}"
+                continue
+            end = data.rfind(b"\n") + 1
+            self._part_offsets[path] = offset + end
+            for line in data[:end].split(b"\n"):
+                try:
+                    row = orjson.loads(line) if line.strip() else None
+                except orjson.JSONDecodeError:
+                    continue
+                if isinstance(row, dict) and row.get("uid") and isinstance(row.get("parts"), dict):
+                    self.parts_by_uid[str(row["uid"])] = row["parts"]
+
+
+def _no_prompts() -> tuple[Int64, Float32, Int32]:
+    return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
