@@ -91,7 +91,7 @@ def detect_format(
 
 
 def parquet_to_json(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> int:
-    """Write a Parquet file as JSON Lines (or, for a name ending in .json, as one array); returns the row count.
+    """Write a Parquet file as JSON Lines (a name ending in .json: one array); returns the row count.
 
     Tool schemas and tool-call arguments, which the training schema keeps as JSON text, become objects again.
 

@@ -1,4 +1,4 @@
-"""What is done with one chunk, in this process or in a worker: read, convert, build, account for every row."""
+"""One chunk of work, in this process or in a worker: read, convert, build, account for every row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prompt_key(row: Row) -> int:
 
 
 def work(chunk: Chunk, plan: Plan, label: str, want_keys: bool) -> ChunkResult:
-    """Convert one chunk. Row numbers in `rejected` are relative for line data; `pipeline` makes them final."""
+    """Convert one chunk. Rejected rows of line data are numbered within it; `pipeline` makes them final."""
     items, lines = read_chunk(chunk)
     result = ChunkResult(rows_in=len(items), lines=lines)
     rows, numbers = convert_items(items, plan, label, result.rejected)

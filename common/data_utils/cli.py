@@ -117,9 +117,8 @@ def _convert(args: argparse.Namespace) -> int:
         print(json.dumps(summary.as_dict(), ensure_ascii=False))
         return 0
     for part in summary.sources:
-        print(
-            f"{part.name}: {part.reason}; {part.rows_in} rows in, {part.rows_out} out, {part.rejected} rejected"
-        )
+        counts = f"{part.rows_in} rows in, {part.rows_out} out, {part.rejected} rejected"
+        print(f"{part.name}: {part.reason}; {counts}")
         for note in part.notes:
             print(f"  note: {note}")
     print(f"{summary.output}: {summary.rows_out} {summary.task} rows in {summary.seconds:.1f} s")
@@ -192,7 +191,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="python -m common.data_utils",
-        description="Any common data format in, verl's Parquet schema out. Exit codes: 0 fine, 1 findings forbid training, 2 wrong request or data.",
+        description="Any common data format in, verl's Parquet schema out.",
+        epilog="Exit codes: 0 fine, 1 findings forbid training, 2 wrong request or data.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -150,14 +150,13 @@ def _answer_style(sample: Sequence[Row], columns: dict[str, str], options: Optio
     style = "hash" if hashes * 2 >= len(found) else "boxed"
     if options.answer_style == "extract":
         return style, []
-    if not found or len(found) * 2 < len(texts) or "solution" in columns or "ground_truth" in columns:
-        note = f"{len(found)} of the first {len(texts)} answers hold '#### x' or \\boxed{{x}}, too few to be the rule: "
-        kept = (
-            []
-            if not found or "solution" in columns or "ground_truth" in columns
-            else [note + "answers are taken whole"]
-        )
-        return "plain", kept
+    if "solution" in columns or "ground_truth" in columns or not found:
+        return "plain", []
+    if len(found) * 2 < len(texts):
+        few = f"only {len(found)} of the first {len(texts)} answers hold '#### x' or \\boxed{{x}}"
+        return "plain", [
+            f"{few}: answers are taken whole as ground truth (--answer-style extract: the other way)"
+        ]
     return style, []
 
 

@@ -1,20 +1,16 @@
-"""The source formats: one pure converter each, and how a file's format is recognised.
-
-A converter takes one row whose columns already carry their canonical names and returns a `Record`, or
-raises `RowError`. It knows nothing of files, targets or other rows.
-"""
+"""The registry of source formats: their columns, their look, their converter. Order is precedence."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from common.data_utils import converters
 from common.data_utils import messages as chat
 from common.data_utils.answers import is_missing
 from common.data_utils.errors import DataError, RowError
-from common.data_utils.records import Message, Plan, Record, Row
+from common.data_utils.records import Row
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": ("question", "problem", "Question", "Problem"),
@@ -54,7 +50,6 @@ SHARED = (
     "extra_info",
     "enable_thinking",
 )
-Convert = Callable[[Row, Plan], Record]
 
 
 @dataclass(frozen=True)
@@ -75,274 +70,8 @@ class Format:
     optional: tuple[str, ...]
     tasks: tuple[str, ...]
     looks_like: Callable[[Row], bool]
-    convert: Convert
+    convert: converters.Convert
     example: str
-
-
-def with_system(turns: list[Message], system: Any) -> list[Message]:
-    """Prepend a system message; blank ones and rows that already start with one stay as they are."""
-    if is_missing(system) or (turns and turns[0]["role"] == "system"):
-        return turns
-    return [{"role": "system", "content": chat.required_text(system, "system")}, *turns]
-
-
-def split_last(turns: list[Message]) -> tuple[list[Message], list[Message]]:
-    """(prompt, response): the last assistant turn is the response, if the conversation ends with one."""
-    if turns and turns[-1]["role"] == "assistant":
-        return turns[:-1], turns[-1:]
-    return turns, []
-
-
-def _assistant(value: Any, field: str) -> list[Message]:
-    return [{"role": "assistant", "content": chat.required_text(value, field)}]
-
-
-def _user(value: Any, field: str) -> list[Message]:
-    return [{"role": "user", "content": chat.required_text(value, field)}]
-
-
-def _prompt_turns(value: Any, field: str) -> list[Message]:
-    """A prompt column: plain text, an HH transcript, or messages (as such or as JSON text)."""
-    if isinstance(value, str):
-        if value.lstrip().startswith("[{"):
-            return chat.messages(value, field)
-        if "\n\nHuman:" in value or value.startswith("Human:"):
-            turns = chat.split_hh(value.removesuffix("\n\nAssistant:"), field)
-            return turns
-        return _user(value, field)
-    if isinstance(value, (list, dict)):
-        return chat.messages(value, field)
-    return _user(value, field)
-
-
-def _history(value: Any) -> list[Message]:
-    value = chat.unnest(value, "history")
-    if is_missing(value):
-        return []
-    if not isinstance(value, list):
-        raise RowError("history", "must be a list of [question, answer] pairs")
-    turns: list[Message] = []
-    for position, pair in enumerate(value):
-        if isinstance(pair, dict):
-            turns.append(chat.message(pair, f"history[{position}]"))
-        elif isinstance(pair, list) and len(pair) == 2:
-            turns += _user(pair[0], f"history[{position}]") + _assistant(pair[1], f"history[{position}]")
-        else:
-            raise RowError(f"history[{position}]", "must be a [question, answer] pair")
-    return turns
-
-
-def _dialogue(field: str) -> Convert:
-    def convert(row: Row, plan: Plan) -> Record:
-        turns = with_system(chat.messages(row.get(field), field), row.get("system"))
-        prompt, response = split_last(turns)
-        return Record(
-            prompt, response, tools=chat.tools(row.get("tools")), ground_truth=row.get("ground_truth")
-        )
-
-    return convert
-
-
-def _alpaca(row: Row, plan: Plan) -> Record:
-    text = chat.required_text(row.get("instruction"), "instruction")
-    extra = row.get("input")
-    if not is_missing(extra):
-        text = f"{text}\n{chat.text_of(extra, 'input')}"
-    turns = [*_history(row.get("history")), {"role": "user", "content": text}]
-    prompt = with_system(turns, row.get("system"))
-    if plan.format == "alpaca_ranked":
-        return _ranked_record(prompt, _answer_list(row.get("output"), "output"), None, None, "output")
-    return _answered(row, plan, prompt, row.get("output"), "output")
-
-
-def _query_history(row: Row, plan: Plan) -> Record:
-    turns = [*_history(row.get("history")), *_user(row.get("query"), "query")]
-    return _answered(row, plan, with_system(turns, row.get("system")), row.get("response"), "response")
-
-
-def _answered(row: Row, plan: Plan, prompt: list[Message], answer: Any, field: str) -> Record:
-    """A prompt with one answer text; RL rows may come without the answer when they have a ground truth."""
-    if plan.task == "rl" and is_missing(answer):
-        response: list[Message] = []
-    else:
-        response = _assistant(answer, field)
-    return Record(prompt, response, ground_truth=row.get("ground_truth"), tools=chat.tools(row.get("tools")))
-
-
-def _qa(row: Row, plan: Plan) -> Record:
-    prompt = with_system(_user(row.get("question"), "question"), row.get("system"))
-    solution = row.get("solution")
-    if is_missing(solution):
-        return _answered(row, plan, prompt, row.get("answer"), "answer")
-    # MATH-like rows: the worked solution is what a model should write, the answer what a reward compares.
-    if is_missing(row.get("ground_truth")):
-        row = {**row, "ground_truth": row.get("answer")}
-    return _answered(row, plan, prompt, solution, "solution")
-
-
-def _prompt_response(row: Row, plan: Plan) -> Record:
-    prompt = with_system(_prompt_turns(row.get("prompt"), "prompt"), row.get("system"))
-    answer = row.get("response")
-    if isinstance(answer, (list, dict)) or (isinstance(answer, str) and answer.lstrip().startswith("[{")):
-        turns = [*prompt, *chat.messages(answer, "response")]
-        prompt, response = split_last(turns)
-        return Record(
-            prompt, response, tools=chat.tools(row.get("tools")), ground_truth=row.get("ground_truth")
-        )
-    return _answered(row, plan, prompt, answer, "response")
-
-
-def _verl_rl(row: Row, plan: Plan) -> Record:
-    prompt = with_system(chat.messages(row.get("prompt"), "prompt"), row.get("system"))
-    judge = chat.unnest(row.get("reward_model"), "reward_model")
-    if not isinstance(judge, dict):
-        raise RowError(
-            "reward_model", "is missing" if judge is None else "must be an object with ground_truth"
-        )
-    response: list[Message] = []
-    if plan.task == "sft":
-        extra = chat.unnest(row.get("extra_info"), "extra_info")
-        answer = extra.get("answer") if isinstance(extra, dict) else None
-        if is_missing(answer):
-            raise RowError(
-                "extra_info.answer", "is missing: an RL row can be used for sft only if it keeps its answer"
-            )
-        prompt, response = list(prompt), _assistant(answer, "extra_info.answer")
-    return Record(prompt, response, ground_truth=judge.get("ground_truth"))
-
-
-def _side(value: Any, field: str) -> str | list[Message]:
-    """One answer of a pair: text, or messages in any dialect."""
-    value = (
-        chat.unnest(value, field)
-        if isinstance(value, str) and value.lstrip().startswith(("[{", "{"))
-        else value
-    )
-    if isinstance(value, (list, dict)):
-        return chat.messages(value, field)
-    text = chat.required_text(value, field)
-    if text.lstrip("\n").startswith(("Human:", "Assistant:")) and "\n\nAssistant:" in text:
-        return chat.split_hh(text, field)
-    return text
-
-
-def _common_prefix(one: list[Message], other: list[Message]) -> int:
-    count = 0
-    for left, right in zip(one[:-1], other[:-1], strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
-
-
-def _preference(row: Row, plan: Plan) -> Record:
-    chosen, rejected = _side(row.get("chosen"), "chosen"), _side(row.get("rejected"), "rejected")
-    prompt: list[Message] = []
-    for field in ("prompt", "conversations", "messages"):
-        if not is_missing(row.get(field)):
-            prompt = _prompt_turns(row[field], field)
-            break
-    else:
-        if not is_missing(row.get("instruction")):
-            text = chat.required_text(row["instruction"], "instruction")
-            if not is_missing(row.get("input")):
-                text = f"{text}\n{chat.text_of(row['input'], 'input')}"
-            prompt = _user(text, "instruction")
-        elif not is_missing(row.get("question")):
-            prompt = _user(row["question"], "question")
-    if isinstance(chosen, list) and isinstance(rejected, list) and (len(chosen) > 1 or len(rejected) > 1):
-        shared = _common_prefix(chosen, rejected)
-        if shared and chosen[0]["role"] != "assistant":
-            # Whole conversations on both sides: their common start is the prompt, said twice if also given.
-            implied = chosen[:shared]
-            if prompt and [turn for turn in implied if turn["role"] != "system"][-len(prompt) :] != prompt:
-                raise RowError("prompt", "differs from the start that chosen and rejected share")
-            prompt, chosen, rejected = implied, chosen[shared:], rejected[shared:]
-    left = chosen if isinstance(chosen, list) else _assistant(chosen, "chosen")
-    right = rejected if isinstance(rejected, list) else _assistant(rejected, "rejected")
-    for field, side in (("chosen", left), ("rejected", right)):
-        if side[-1]["role"] != "assistant":
-            raise RowError(field, f"ends with a {side[-1]['role']} turn; the answer must be the assistant's")
-    if not prompt:
-        raise RowError("prompt", "is missing: no prompt column, and chosen and rejected share no start")
-    return Record(
-        with_system(prompt, row.get("system")),
-        left,
-        rejected=right,
-        tools=chat.tools(row.get("tools")),
-        ground_truth=row.get("ground_truth"),
-    )
-
-
-def _score_of(value: Any, field: str) -> float:
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        raise RowError(field, f"{value!r} is not a number") from None
-    if math.isnan(score):
-        raise RowError(field, "is not a number (NaN)")
-    return score
-
-
-def _ranked_record(
-    prompt: list[Message], answers: list[Any], scores: Any, ranks: Any, field: str, truth: Any = None
-) -> Record:
-    """Best against worst of a list of answers; without scores or ranks the list counts as best first."""
-    if len(answers) < 2:
-        raise RowError(field, f"needs at least two answers, has {len(answers)}")
-    texts: list[Any] = []
-    found: list[Any] = []
-    for answer in answers:
-        if isinstance(answer, dict) and "role" not in answer and "from" not in answer:
-            texts.append(
-                next(
-                    (
-                        answer[key]
-                        for key in ("response", "text", "content", "answer", "value")
-                        if key in answer
-                    ),
-                    None,
-                )
-            )
-            found.append(
-                next(
-                    (answer[key] for key in ("overall_score", "score", "rating", "reward") if key in answer),
-                    None,
-                )
-            )
-        else:
-            texts.append(answer)
-    order_by, sign = (scores, 1.0) if not is_missing(scores) else (ranks, -1.0)
-    if is_missing(order_by) and found and all(value is not None for value in found):
-        order_by, sign = found, 1.0
-    if is_missing(order_by):
-        values = [-float(position) for position in range(len(texts))]
-    else:
-        order_by = chat.unnest(order_by, "scores")
-        if not isinstance(order_by, list) or len(order_by) != len(texts):
-            raise RowError("scores", f"must be a list of {len(texts)} numbers, one per answer")
-        values = [sign * _score_of(value, "scores") for value in order_by]
-    best, worst = values.index(max(values)), values.index(min(values))
-    if values[best] == values[worst]:
-        raise RowError("scores", "are all equal: there is no better answer")
-    sides = [_side(texts[best], f"{field}[{best}]"), _side(texts[worst], f"{field}[{worst}]")]
-    left, right = [side if isinstance(side, list) else _assistant(side, field) for side in sides]
-    return Record(prompt, left, rejected=right, ground_truth=truth)
-
-
-def _answer_list(value: Any, field: str) -> list[Any]:
-    answers = chat.unnest(value, field)
-    if not isinstance(answers, list):
-        raise RowError(field, "must be a list of answers")
-    return answers
-
-
-def _ranked(row: Row, plan: Plan) -> Record:
-    answers = _answer_list(row.get("responses"), "responses")
-    prompt = with_system(_prompt_turns(row.get("prompt"), "prompt"), row.get("system"))
-    return _ranked_record(
-        prompt, answers, row.get("scores"), row.get("ranks"), "responses", row.get("ground_truth")
-    )
 
 
 def _is_chat(value: Any) -> bool:
@@ -372,35 +101,111 @@ def _always(row: Row) -> bool:
     return True
 
 
-ALL = ("sft", "rl")
-FORMATS: dict[str, Format] = {
-    item.name: item
-    for item in (
-        Format("verl", ("prompt", "reward_model"), (), ("rl", "sft"), lambda row: _is_nested(row.get("reward_model")), _verl_rl,
-               '{"data_source": "d", "prompt": [{"role": "user", "content": "q"}], "reward_model": {"ground_truth": "4"}}'),
-        Format("preference", ("chosen", "rejected"), ("prompt", "conversations", "messages", "instruction", "input", "question"),
-               ("preference", "sft", "rl"), _has_pair, _preference, '{"prompt": "q", "chosen": "good", "rejected": "bad"}'),
-        Format("ranked", ("prompt", "responses"), ("scores", "ranks"), ("preference", "sft"),
-               lambda row: _is_list(row.get("responses")), _ranked,
-               '{"prompt": "q", "responses": ["a", "b"], "scores": [1, 0]}'),
-        Format("messages", ("messages",), (), ALL, lambda row: _is_chat(row.get("messages")), _dialogue("messages"),
-               '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'),
-        Format("sharegpt", ("conversations",), (), ALL, lambda row: _is_chat(row.get("conversations")),
-               _dialogue("conversations"), '{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}'),
-        Format("alpaca_ranked", ("instruction", "output"), ("input", "history"), ("preference", "sft"),
-               lambda row: _is_list(row.get("output")), _alpaca, '{"instruction": "do", "output": ["good", "bad"]}'),
-        Format("alpaca", ("instruction", "output"), ("input", "history"), ALL, _always, _alpaca,
-               '{"instruction": "do", "input": "", "output": "done"}'),
-        Format("history", ("query", "response"), ("history",), ALL, lambda row: "history" in row, _query_history,
-               '{"query": "q", "response": "a", "history": [["q0", "a0"]]}'),
-        Format("qa", ("question", "answer"), ("solution",), ALL, lambda row: not _is_nested(row.get("question")), _qa,
-               '{"question": "2 + 2?", "answer": "... #### 4"}'),
-        Format("prompt_response", ("prompt", "response"), (), ALL, _always, _prompt_response,
-               '{"prompt": "q", "response": "a"}'),
-        Format("prompt_only", ("prompt",), ("response",), ("rl",), _always, _prompt_response,
-               '{"prompt": "q", "ground_truth": "4"}'),
-    )
-}  # fmt: skip
+_CHAT = ("sft", "rl")
+_ALL = (
+    Format(
+        name="verl",
+        required=("prompt", "reward_model"),
+        optional=(),
+        tasks=("rl", "sft"),
+        looks_like=lambda row: _is_nested(row.get("reward_model")),
+        convert=converters.verl_rl,
+        example='{"data_source": "d", "prompt": [{"role": "user", "content": "q"}], '
+        '"reward_model": {"ground_truth": "4"}}',
+    ),
+    Format(
+        name="preference",
+        required=("chosen", "rejected"),
+        # `prompt` comes last: its aliases would take the columns of the fields before it
+        optional=("conversations", "messages", "instruction", "input", "question", "prompt"),
+        tasks=("preference", "sft", "rl"),
+        looks_like=_has_pair,
+        convert=converters.preference,
+        example='{"prompt": "q", "chosen": "good", "rejected": "bad"}',
+    ),
+    Format(
+        name="ranked",
+        required=("prompt", "responses"),
+        optional=("scores", "ranks"),
+        tasks=("preference", "sft"),
+        looks_like=lambda row: _is_list(row.get("responses")),
+        convert=converters.ranked,
+        example='{"prompt": "q", "responses": ["a", "b"], "scores": [1, 0]}',
+    ),
+    Format(
+        name="messages",
+        required=("messages",),
+        optional=(),
+        tasks=_CHAT,
+        looks_like=lambda row: _is_chat(row.get("messages")),
+        convert=converters.dialogue("messages"),
+        example='{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}',
+    ),
+    Format(
+        name="sharegpt",
+        required=("conversations",),
+        optional=(),
+        tasks=_CHAT,
+        looks_like=lambda row: _is_chat(row.get("conversations")),
+        convert=converters.dialogue("conversations"),
+        example='{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}',
+    ),
+    Format(
+        name="alpaca_ranked",
+        required=("instruction", "output"),
+        optional=("input", "history"),
+        tasks=("preference", "sft"),
+        looks_like=lambda row: _is_list(row.get("output")),
+        convert=converters.alpaca,
+        example='{"instruction": "do", "output": ["good", "bad"]}',
+    ),
+    Format(
+        name="alpaca",
+        required=("instruction", "output"),
+        optional=("input", "history"),
+        tasks=_CHAT,
+        looks_like=_always,
+        convert=converters.alpaca,
+        example='{"instruction": "do", "input": "", "output": "done"}',
+    ),
+    Format(
+        name="history",
+        required=("query", "response"),
+        optional=("history",),
+        tasks=_CHAT,
+        looks_like=lambda row: "history" in row,
+        convert=converters.query_history,
+        example='{"query": "q", "response": "a", "history": [["q0", "a0"]]}',
+    ),
+    Format(
+        name="qa",
+        required=("question", "answer"),
+        optional=("solution",),
+        tasks=_CHAT,
+        looks_like=lambda row: not _is_nested(row.get("question")),
+        convert=converters.qa,
+        example='{"question": "2 + 2?", "answer": "... #### 4"}',
+    ),
+    Format(
+        name="prompt_response",
+        required=("prompt", "response"),
+        optional=(),
+        tasks=_CHAT,
+        looks_like=_always,
+        convert=converters.prompt_response,
+        example='{"prompt": "q", "response": "a"}',
+    ),
+    Format(
+        name="prompt_only",
+        required=("prompt",),
+        optional=(),
+        tasks=("rl",),
+        looks_like=_always,
+        convert=converters.prompt_response,
+        example='{"prompt": "q", "ground_truth": "4"}',
+    ),
+)
+FORMATS: dict[str, Format] = {item.name: item for item in _ALL}
 
 
 def fields_of(item: Format) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ def _memo_file(folder: Path | None, name: str, split: str, role: str) -> Path | 
 
 
 def download(name: str, split: str, role: str, memo: Path | None) -> Resolved:
-    """Arrow files of `owner/name[:config][:split]`; remembered, so that later calls need no `datasets` import.
+    """Arrow files of `owner/name[:config][:split]`; remembered, so that later calls import no `datasets`.
 
     Raises:
         DataError: no such file or dataset, no network, or several splits and none that suits.

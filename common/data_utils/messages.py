@@ -256,7 +256,8 @@ def tools(value: Any, field: str = "tools") -> list[dict[str, Any]] | None:
         item = unnest(item, field)
         if not isinstance(item, dict):
             raise RowError(field, f"a tool schema must be an object, is {_kind(item)}")
-        schema = item if isinstance(item.get("function"), dict) else {"type": "function", "function": item}
+        wrapped = isinstance(item.get("function"), dict)
+        schema: dict[str, Any] = item if wrapped else {"type": "function", "function": item}
         name = schema["function"].get("name")
         if not isinstance(name, str) or not name:
             raise RowError(field, "a tool schema has no name")

@@ -112,10 +112,10 @@ def plan_source(resolved: Resolved, task: str, options: Options, split: str = "t
     sample = list(itertools.islice(items, SAMPLE_ROWS))
     rows = [row for _, row in sample if not isinstance(row, Bad)]
     if sample and not rows:
-        first = next((number, row) for number, row in sample if isinstance(row, Bad))
-        assert isinstance(first[1], Bad)
+        number, bad = next((number, row) for number, row in sample if isinstance(row, Bad))
         raise DataError(
-            f"{resolved.name}: none of the first {len(sample)} rows can be read; row {first[0]}: {first[1].field}: {first[1].reason}"
+            f"{resolved.name}: none of the first {len(sample)} rows can be read; "
+            f"row {number}: {bad.field}: {bad.reason}"
         )
     plan = make_plan(rows, task, options, resolved.name, split)
     return replace(plan, notes=(*resolved.notes, *plan.notes))

@@ -6,6 +6,7 @@ a process whose libraries may run threads. A user's script that calls `json_to_p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -78,10 +79,8 @@ class Pool:
             if problem[0] is not None:
                 worker.kill()
             assert worker.stdin is not None and worker.stdout is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 worker.stdin.close()
-            except BrokenPipeError:
-                pass
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:

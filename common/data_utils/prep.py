@@ -107,7 +107,7 @@ def prepare(
     train_sources = _resolve(train, options, "train", root)
     val_sources = _resolve(val, options, "val", root) if val else []
     digests = Digests(root)
-    settings = {"task": task, "bad_rows": bad_rows, "options": options.as_dict()}
+    settings: dict[str, Any] = {"task": task, "bad_rows": bad_rows, "options": options.as_dict()}
     settings |= {"split": None if val_sources else [sizes, seed], "train": len(train_sources)}
     key = cache_key([*train_sources, *val_sources], digests, settings)
     entry = root / key
@@ -260,7 +260,7 @@ def _describe(entry: Path, task: str, summaries: list[Any], counts: list[int], v
 
 
 def _publish(folder: Path, entry: Path, prepared: Prepared) -> Prepared:
-    """Rename the finished entry into place; if another run was first, its entry (the same content) is used."""
+    """Rename the finished entry into place; if another run was first, its entry (the same content) serves."""
     for _ in range(2):
         try:
             folder.rename(entry)

@@ -286,7 +286,7 @@ def check_header(cells: list[Any], label: str) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
-            f"{label}: columns with the same name: {', '.join(name or '(empty)' for name in twice)}; rename them"
+            f"{label}: columns with one name: {', '.join(name or '(empty)' for name in twice)}; rename them"
         )
     if "" in names:
         raise DataError(f"{label}: column {names.index('') + 1} has no name in the header row")

@@ -1,4 +1,4 @@
-"""A Parquet file written batch by batch, whose schema may widen on the way and which appears whole or not at all."""
+"""A Parquet file written batch by batch: its schema may widen on the way; it appears whole or not at all."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def resolve(name: str, split: str = "", role: str = "train", hub_memo: Path | No
         source = file_source(path, name)
         if source is None:
             raise DataError(
-                f"{name}: file type not supported; supported: {', '.join(KINDS)} and .gz of json, jsonl, csv, tsv"
+                f"{name}: unsupported file type; supported: {', '.join(KINDS)}, .gz of json, jsonl, csv, tsv"
             )
         if not os.access(path, os.R_OK):
             raise DataError(f"{name}: no permission to read it")
@@ -169,9 +169,8 @@ def pick_split(groups: dict[str, list[Source]], split: str, role: str, label: st
     for name in _TRAIN if role == "train" else _EVAL:
         if name in names:
             return name
-    raise DataError(
-        f"{label}: has the splits {', '.join(name or '(unnamed)' for name in names)}; choose one as {label}:SPLIT"
-    )
+    listed = ", ".join(name or "(unnamed)" for name in names)
+    raise DataError(f"{label}: has the splits {listed}; choose one as {label}:SPLIT")
 
 
 def _unused(names: list[str], chosen: str) -> tuple[str, ...]:

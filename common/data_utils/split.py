@@ -23,7 +23,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 def wanted_rows(rows: int, size: str | float | None) -> int:
-    """How many validation rows: `size` below 1 is a share, from 1 a count, None or "" min(5 %, 500), at least 1.
+    """How many validation rows: `size` is a share below 1, else a count; None or "": min(5 %, 500), at least 1.
 
     Raises:
         DataError: not a number, negative, or as many as there are rows.
@@ -43,7 +43,7 @@ def wanted_rows(rows: int, size: str | float | None) -> int:
     count = max(1, count)
     if count >= rows:
         raise DataError(
-            f"a validation set of {count} rows cannot be split from {rows} rows; lower --val-size or name a --val file"
+            f"{count} validation rows cannot be split from {rows} rows; lower --val-size or name a --val file"
         )
     return count
 
@@ -82,7 +82,7 @@ def choose(keys: Keys, count: int, seed: int) -> npt.NDArray[np.bool_]:
                 break
     if not taken:
         raise DataError(
-            f"every prompt stands in more than {count} rows: no validation set of that size is free of leaks; "
+            f"every prompt stands in more than {count} rows: no validation set so small is free of leaks; "
             "raise --val-size or name a --val file"
         )
     return np.isin(mixed, np.array(taken, dtype=np.uint64))

@@ -1,4 +1,4 @@
-"""verl's SFT dataset for rows with tools: data.custom_cls.path=<this file> data.custom_cls.name=ToolsSFTDataset."""
+"""verl's SFT dataset for rows with tools: data.custom_cls.path=<this file>, .name=ToolsSFTDataset."""
 
 from __future__ import annotations
 
