@@ -1,4 +1,4 @@
-"""Rewards: registered functions, composition, a guarded entry for verl, and a look at the scores before a run.
+"""Rewards: registered functions, composition, a guarded entry for verl, a look before a run.
 
     from common.reward_functions import load_reward
     reward = load_reward(None, "common:math")

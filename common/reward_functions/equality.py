@@ -15,11 +15,11 @@ MAX_ANSWER = 2000  # characters; a longer "answer" is no answer
 _REPLACEMENTS = (
     (r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\cfrac", r"\frac"), (r"\left", ""), (r"\right", ""),
     (r"\displaystyle", ""), (r"\!", ""), (r"\,", ""), (r"\;", ""), (r"\:", ""), (r"\ ", " "), ("~", " "),
-    (r"\quad", " "), (r"\qquad", " "), (r"\bigl", ""), (r"\bigr", ""), (r"\big", ""), (r"\Big", ""),
-    (r"\infin", r"\infty"), ("∞", r"\infty"), (r"\inftyty", r"\infty"), ("−", "-"), ("–", "-"), ("—", "-"),
-    ("π", r"\pi"), ("×", r"\times"), ("·", r"\cdot"), ("÷", "/"), ("≤", r"\le"), ("≥", r"\ge"), ("∪", r"\cup"),
-    ("∈", r"\in"), ("≠", r"\ne"), ("（", "("), ("）", ")"), ("，", ","), ("、", ","), ("：", ":"), ("；", ";"),
-    ("【", "["), ("】", "]"), ("｛", r"\{"), ("｝", r"\}"), ("＝", "="), ("＋", "+"), ("－", "-"), ("／", "/"),
+    (r"\qquad", " "), (r"\quad", " "), (r"\bigl", ""), (r"\bigr", ""), (r"\big", ""), (r"\Big", ""),
+    ("∞", r"\infty"), ("−", "-"), ("–", "-"), ("—", "-"), ("π", r"\pi"), ("×", r"\times"), ("·", r"\cdot"),
+    ("÷", "/"), ("≤", r"\le "), ("≥", r"\ge "), ("∪", r"\cup"), ("∈", r"\in "), ("≠", r"\ne "),
+    ("（", "("), ("）", ")"), ("，", ","), ("、", ","), ("：", ":"), ("；", ";"), ("【", "["), ("】", "]"),
+    ("｛", r"\{"), ("｝", r"\}"), ("＝", "="), ("＋", "+"), ("－", "-"), ("／", "/"),
     ("½", r"\frac{1}{2}"), ("⅓", r"\frac{1}{3}"), ("¼", r"\frac{1}{4}"), ("¾", r"\frac{3}{4}"),
     ("²", "^2"), ("³", "^3"), ("√", r"\sqrt"), ("°", r"^\circ"), (r"\degree", r"^\circ"), (r"\$", ""),
     (r"\lbrace", r"\{"), (r"\rbrace", r"\}"), (r"\lbrack", "["), (r"\rbrack", "]"), (r"\geq", r"\ge"),
@@ -48,7 +48,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Group:
-    """Several values: kind is list, set, matrix, union, or the brackets of a tuple or interval: '()', '(]'..."""
+    """Several values: list, set, matrix, union, or the brackets of a tuple or interval: '()', '(]'..."""
 
     kind: str
     items: tuple[Value, ...]
@@ -153,7 +153,7 @@ def _spans(text: str) -> bool:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Split at separators outside all brackets; a comma between three-digit groups was read as a number before."""
+    """Split at separators outside all brackets; thousands commas were read as a number before."""
     parts, depth, start, index = [], 0, 0, 0
     while index < len(text):
         char = text[index]
@@ -201,7 +201,7 @@ def _same_number(gold: Number, answer: Number) -> bool:
 
 
 def _rounds_to(exact: Number, rounded: Number) -> bool:
-    """Whether `rounded`, of at least 3 decimals and 4 digits, is a never-ending fraction cut there: 0.3333 = 1/3."""
+    """Whether `rounded`, of 3 decimals and 4 digits or more, is a never-ending fraction cut there."""
     if rounded.decimals < 3 or exact.decimals >= 0 or abs(rounded.value) * 10**rounded.decimals < 1000:
         return False
     rest = exact.value.denominator
@@ -247,7 +247,7 @@ def _all(verdicts: object) -> bool | None:
 
 
 def compare(gold: str, answer: str, hard: Callable[[str, str], bool]) -> tuple[bool, str]:
-    """Verdict and the way it was reached ('exact' or 'math-verify'); `hard` is asked where exact work is undecided."""
+    """Verdict and how it was reached ('exact' or 'math-verify'); `hard` is asked where exact work ends."""
     if len(answer) > MAX_ANSWER or not answer.strip():
         return False, "exact"
     gold, answer = clean(gold), clean(answer)

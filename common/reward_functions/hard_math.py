@@ -23,7 +23,7 @@ START_LIMIT = 120.0  # seconds to import sympy on a busy machine
 RECYCLE = 2000  # requests after which a worker is replaced: sympy's caches grow
 
 
-class Undecided(Exception):
+class UndecidedError(Exception):
     """Math-verify gave no verdict: out of time, out of memory, or an error of its own."""
 
 
@@ -68,10 +68,10 @@ class HardMath:
             return cls._shared
 
     def equal(self, gold: str, answer: str, time_limit: float) -> bool:
-        """Whether math-verify calls the two equal; waits for a free worker, then at most `time_limit` seconds.
+        """Whether math-verify calls the two equal; waits for a free worker, then `time_limit` seconds.
 
         Raises:
-            Undecided: no verdict in time, or math-verify failed on this pair.
+            UndecidedError: no verdict in time, or math-verify failed on this pair.
             RewardError: math-verify is not installed.
         """
         worker = self._idle.get()
@@ -87,11 +87,11 @@ class HardMath:
             if worker is not None:
                 worker.close()
                 worker = None
-            raise Undecided(f"no verdict within {time_limit} s") from failure
+            raise UndecidedError(f"no verdict within {time_limit} s") from failure
         finally:
             self._idle.put(worker)
         if verdict is None:
-            raise Undecided(error)
+            raise UndecidedError(error)
         return verdict
 
     def _ask(self, worker: _Worker, gold: str, answer: str, limit: float) -> tuple[bool | None, str]:

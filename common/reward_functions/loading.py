@@ -38,7 +38,8 @@ def load_reward(spec_path: str | None, name: str, kwargs: Mapping[str, Any] | No
     if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise RewardError(
-            f"{path} has no function '{name}'{registry.nearest(name, own)}; it has: {', '.join(own) or 'none'}"
+            f"{path} has no function '{name}'{registry.nearest(name, own)}; "
+            f"it has: {', '.join(own) or 'none'}"
         )
     return bind(label, getattr(module, name), kwargs)
 

@@ -1,6 +1,7 @@
 """Process that holds sympy and math-verify and forks one worker per connection it is handed.
 
-Run as `python -m common.reward_functions.math_worker FD`: FD is a Unix socket; every message on it carries one
+Run as `python -m common.reward_functions.math_worker FD`: FD is a Unix socket; every message on it
+carries one
 connected socket, and the answer is the pid of the worker that serves it. Forking after the import makes a new
 worker cost milliseconds instead of the seconds that sympy takes to import. It ends when the socket closes.
 """

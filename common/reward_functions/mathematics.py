@@ -8,13 +8,13 @@ from typing import Any
 from common.reward_functions import answers
 from common.reward_functions.equality import compare
 from common.reward_functions.errors import RewardError
-from common.reward_functions.hard_math import HardMath, Undecided
+from common.reward_functions.hard_math import HardMath, UndecidedError
 from common.reward_functions.numbers import parse_number
 from common.reward_functions.registry import Example, boxed_gold, register
 
 
 def gold_answer(truth: Any) -> str:
-    r"""The answer inside a ground truth: a number, an answer, or a solution that ends in `\boxed` or `####`."""
+    r"""The answer inside a ground truth: itself, or what a solution marks with `\boxed` or `####`."""
     text = str(truth).strip()
     boxed = answers.last_boxed(text)
     if boxed is not None:
@@ -60,7 +60,8 @@ def math(
         time_limit: seconds of work for one comparison that needs algebra; beyond it the answer is wrong.
 
     Returns:
-        score and acc (0 or 1), answered (0 or 1), undecided (1 where algebra ran out of time or failed), pred, reason.
+        score and acc (0 or 1), answered (0 or 1), undecided (1 where algebra ran out of time or
+        failed), pred, reason.
     """
     found = answers.final_answer(solution_str)
     if found is not None and boxed_only and found.how != "boxed":
@@ -72,7 +73,7 @@ def math(
     for gold in golds:
         try:
             equal, how = compare(gold, found.text, lambda g, a: HardMath.shared().equal(g, a, time_limit))
-        except Undecided as error:
+        except UndecidedError as error:
             undecided = str(error)
             continue
         if equal:

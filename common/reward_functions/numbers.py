@@ -23,7 +23,8 @@ _MIXED = re.compile(r"([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
 _PERCENT = re.compile(r"\s*(?:\\?%|％|percent|per cent)$", re.IGNORECASE)
 
 _CHINESE_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {
-    "〇": 0, "两": 2, "兩": 2, "壹": 1, "贰": 2, "貳": 2, "叁": 3, "肆": 4, "伍": 5, "陆": 6, "陸": 6, "柒": 7,
+    "〇": 0, "两": 2, "兩": 2, "壹": 1, "贰": 2, "貳": 2, "叁": 3, "肆": 4, "伍": 5, "陆": 6, "陸": 6, "柒":
+    7,
     "捌": 8, "玖": 9,
 }  # fmt: skip
 _CHINESE_UNITS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000}
@@ -31,15 +32,13 @@ _CHINESE_BIG = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 _CHINESE = re.compile(rf"[{''.join([*_CHINESE_DIGITS, *_CHINESE_UNITS, *_CHINESE_BIG])}点點半]+")
 _DIGITS_BIG = re.compile(rf"([-+]?{_DIGITS})\s*([万萬亿億]+)")
 
-_ENGLISH_SMALL = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-} | {
-    word: 10 * (value + 2)
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_ENGLISH_SMALL = {word: value for value, word in enumerate(_ONES.split())} | {
+    word: 10 * (value + 2) for value, word in enumerate(_TENS.split())
 }
 _ENGLISH_BIG = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 

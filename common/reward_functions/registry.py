@@ -13,12 +13,20 @@ from common.reward_functions.errors import RewardError
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Imported on first use. Each module registers its functions by decorator and imports nothing heavy.
-_BUILTIN_MODULES = ("common.reward_functions.mathematics",)
+_BUILTIN_MODULES = (
+    "common.reward_functions.composition",
+    "common.reward_functions.matching",
+    "common.reward_functions.mathematics",
+    "common.reward_functions.programs",
+    "common.reward_functions.shaping",
+    "common.reward_functions.structured",
+    "common.reward_functions.wording",
+)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One documented call: `answer` against `truth` scores `score`; the first of a function is its gold one."""
+    """One documented call: `answer` against `truth` scores `score`; a function's first one is gold."""
 
     answer: str
     truth: Any

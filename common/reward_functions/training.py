@@ -106,7 +106,7 @@ class TrainingReward:
         return self._same_keys({"score": 0.0}, 1.0)
 
     def _same_keys(self, parts: dict[str, Any], failed: float) -> dict[str, Any]:
-        """The parts under the run's fixed keys: verl averages a key over all samples and stumbles over holes."""
+        """The parts under the run's fixed keys: verl averages a key over all samples."""
         keys = self.keys
         if keys is None:
             if failed:  # nothing is known yet of what the function returns

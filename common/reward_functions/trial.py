@@ -19,11 +19,9 @@ from common.reward_functions.errors import RewardError
 
 KINDS = ("gold", "empty", "shuffled gold", "random text")
 BINS = 10
-# Up to this share of rows, gold may fail to beat junk (two rows with one answer, a gold the reward cannot read).
+# Share of rows in which gold may fail to beat junk (equal answers, a gold the reward cannot read).
 TOLERATED = 0.5
-_WORDS = (
-    "river the of seven blue answer maybe because 12 therefore garden 3.5 not quickly table seems 然后 因为 大概 and we"
-).split()
+_JUNK = "river the of seven blue answer maybe because 12 garden 3.5 not quickly table seems 然后 因为 and we"
 _GOLD_FORMS: dict[str, Callable[[str], str]] = {
     "the ground truth alone": lambda gold: gold,
     r"\boxed{gold}": lambda gold: f"The answer is \\boxed{{{gold}}}.",
@@ -193,7 +191,7 @@ def dry_run(reward: BoundReward, rows: list[Row], seed: int = 0) -> Report:
         "gold": gold,
         "empty": [""] * len(rows),
         "shuffled gold": _derange(gold, rows, chance),
-        "random text": [" ".join(chance.choices(_WORDS, k=chance.randint(3, 40))) for _ in rows],
+        "random text": [" ".join(chance.choices(_JUNK.split(), k=chance.randint(3, 40))) for _ in rows],
     }
     table = {kind: scores.many(answers[kind], rows) for kind in KINDS}
     flat = [s for column in table.values() for s in column if s is not None]
@@ -232,7 +230,8 @@ def _problems(report: Report, uneven: str | None) -> list[str]:
         problems.append(f"every answer scored {report.high:g}: there is no signal to learn from")
     elif report.means["gold"] <= junk:
         problems.append(
-            f"gold answers average {report.means['gold']:.3g}, junk {junk:.3g}: the reward cannot tell them apart"
+            f"gold answers average {report.means['gold']:.3g}, junk {junk:.3g}: "
+            "the reward cannot tell them apart"
         )
     elif report.gold_not_above_junk > TOLERATED:
         problems.append(

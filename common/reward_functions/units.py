@@ -8,24 +8,29 @@ import re
 _UNITS = {
     canonical: spellings.split()
     for canonical, spellings in {
-        "m": "m meter meters metre metres 米", "cm": "cm centimeter centimeters centimetre centimetres 厘米 公分",
-        "mm": "mm millimeter millimeters 毫米", "km": "km kilometer kilometers kilometre kilometres 千米 公里",
-        "in": "inch inches 英寸", "ft": "ft foot feet 英尺", "yd": "yard yards", "mi": "mile miles 英里",
-        "g": "g gram grams 克", "kg": "kg kilogram kilograms kilo kilos 千克 公斤", "mg": "mg milligram milligrams",
-        "lb": "lb lbs pound pounds 磅", "oz": "oz ounce ounces", "t": "ton tons tonne tonnes 吨 噸",
-        "s": "s sec second seconds 秒 秒钟", "min": "min mins minute minutes 分钟 分鐘",
-        "h": "h hr hrs hour hours 小时 小時", "d": "day days 天 日", "week": "week weeks 周 星期",
-        "month": "month months 个月 月", "year": "year years 年 岁 歲", "l": "l liter liters litre litres 升",
-        "ml": "ml milliliter milliliters 毫升", "m/s": "m/s", "km/h": "km/h kmh mph",
-        "deg": "degree degrees ^\\circ ^{\\circ} 度", "usd": "dollar dollars usd 美元",
-        "cent": "cent cents", "yuan": "yuan rmb 元 块 塊 圆", "eur": "euro euros 欧元",
+        "m": "m meter meters metre metres 米", "km": "km kilometer kilometers kilometre kilometres 千米 公里",
+        "cm": "cm centimeter centimeters centimetre centimetres 厘米 公分",
+        "mm": "mm millimeter millimeters 毫米", "in": "inch inches 英寸", "ft": "ft foot feet 英尺",
+        "yd": "yard yards", "mi": "mile miles 英里", "g": "g gram grams 克", "t": "ton tons tonne tonnes 吨",
+        "kg": "kg kilogram kilograms kilo kilos 千克 公斤", "mg": "mg milligram milligrams",
+        "lb": "lb lbs pound pounds 磅", "oz": "oz ounce ounces", "s": "s sec second seconds 秒 秒钟",
+        "min": "min mins minute minutes 分钟 分鐘", "h": "h hr hrs hour hours 小时 小時", "d": "day days 天 日",
+        "week": "week weeks 周 星期", "month": "month months 个月 月", "year": "year years 年 岁 歲",
+        "l": "l liter liters litre litres 升", "ml": "ml milliliter milliliters 毫升",
+        "m/s": "m/s", "km/h": "km/h kmh", "mph": "mph", "cent": "cent cents", "yuan": "yuan rmb 元 块 塊 圆",
+        "deg": "degree degrees ^\\circ 度", "usd": "dollar dollars usd 美元", "eur": "euro euros 欧元",
+        "m^2": "平方米", "cm^2": "平方厘米", "m^3": "立方米", "cm^3": "立方厘米",
     }.items()
 }  # fmt: skip
 _CANONICAL = {spelling: name for name, spellings in _UNITS.items() for spelling in spellings}
-_COUNTERS = "个 只 名 人 本 条 张 辆 件 次 棵 头 种 支 朵 座 间 组 位 瓶 箱 盒 颗 根 套 双 页 题 道 枚 句 分 倍 平方米 平方厘米 立方米 立方厘米"
+_COUNTERS = (
+    "个 只 名 人 本 条 张 辆 件 次 棵 头 种 支 朵 座 间 组 位 瓶 箱 盒 颗 根 套 双 页 题 道 枚 句 分 倍"
+)
 _CANONICAL |= {word: f"count:{word}" for word in _COUNTERS.split()}
 _POWER = re.compile(r"\s*\^?\s*\{?\s*([23])\s*\}?$")
-_TAIL = re.compile(r"^(?P<body>.*?[\d}\])零〇一二两三四五六七八九十百千万亿半点])\s*(?P<unit>[^\d\s(){}\[\]\\+*=<>,][^\d(){}\[\]\\+*=<>,]{0,30}|\^\s*\{?\s*\\circ\s*\}?)$")  # fmt: skip
+_BODY = r"(?P<body>.*?[\d}\])零〇一二两三四五六七八九十百千万亿半点])"
+_UNIT = r"(?P<unit>[^\d\s(){}\[\]\\+*=<>,^][^\d(){}\[\]\\+*=<>,^]{0,30}|\^\s*\{?\s*\\circ\s*\}?)"
+_TAIL = re.compile(rf"{_BODY}\s*{_UNIT}")
 _NOUN = re.compile(r"[A-Za-z]{2,}(?:\s+(?:of\s+)?[A-Za-z]{2,}){0,2}")
 
 
