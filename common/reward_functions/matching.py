@@ -20,8 +20,8 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "，。！？；：、“”‘’（）《》【】…—·")
 _LETTER = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z'])")
 _CHOSEN = re.compile(
-    r"(?:answer|option|choice|choose|答案|选项|選項|选择|选|選)(?:\s+(?:is|should
-    be)|\s*[是为為])?\s*(?:option|choice)?"
+    r"(?:answer|option|choice|choose|答案|选项|選項|选择|选|選)"
+    r"(?:\s+(?:is|should be)|\s*[是为為])?\s*(?:option|choice)?"
     r"\s*[:：]?\s*[*(（\[]*\s*([A-Z])(?![A-Za-z'])",
     re.IGNORECASE,
 )

@@ -34,8 +34,8 @@ _NO_LANGUAGE = re.compile(
     r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|\\boxed\{[^{}]*\}|\\[A-Za-z]+|https?://\S+|</?\w+>", re.DOTALL
 )
 _REFUSAL = re.compile(
-    r"\bI(?:'m| am) sorry\b|\bI (?:can(?:'|no)t|won't|am unable to)
-    (?:help|assist|provide|do|comply)|抱歉|无法(?:提供|协助|帮助|回答)|不能(?:提供|协助)",
+    r"\bI(?:'m| am) sorry\b|\bI (?:can(?:'|no)t|won't|am unable to) "
+    r"(?:help|assist|provide|do|comply)|抱歉|无法(?:提供|协助|帮助|回答)|不能(?:提供|协助)",
     re.IGNORECASE,
 )
 
