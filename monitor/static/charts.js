@@ -1,0 +1,420 @@
+// Curves: one Plotly chart per metric, fed with increments; a zoom is never touched by new data.
+import { clear, el, floats, number, save, store, stored } from "./util.js";
+import { t } from "./strings.js";
+
+const MAX_PER_SECTION = 60;
+
+class Line {
+  constructor() {
+    this.x = new Float64Array(0);
+    this.y = new Float32Array(0);
+    this.sx = this.sy = null;
+    this.broken = [];
+    this.marks = [];
+    this.branches = [];
+    this.key = "";
+    this.none = "";
+  }
+
+  take(update, scale) {
+    this.key = update.key;
+    this.none = update.none ?? "";
+    if (this.none) {
+      this.x = new Float64Array(0);
+      this.y = new Float32Array(0);
+      this.sx = this.sy = null;
+      return;
+    }
+    const from = update.at === null ? null : (update.at + update.x0) * scale;
+    [this.x, this.y] = merged(this.x, this.y, from, update.x, update.y, update.x0, scale);
+    if (update.sx) {
+      const old = from === null || !this.sx ? [new Float64Array(0), new Float32Array(0)] : [this.sx, this.sy];
+      [this.sx, this.sy] = merged(...old, from, update.sx, update.sy, update.x0, scale);
+    } else {
+      this.sx = this.sy = null;
+    }
+    if (from === null) {
+      this.marks = update.marks.map((x) => x * scale);
+      this.branches = update.branches.map((b) => [scaled(floats(b.x), 0, scale), floats(b.y)]);
+      this.broken = [];
+    } else {
+      this.broken = this.broken.filter(([x]) => x < from);
+    }
+    for (const [x, kind] of update.broken ?? []) this.broken.push([x * scale, kind]);
+  }
+}
+
+function scaled(values, origin, scale) {
+  const out = new Float64Array(values.length);
+  for (let i = 0; i < values.length; i++) out[i] = (values[i] + origin) * scale;
+  return out;
+}
+
+function merged(x, y, from, x64, y64, origin, scale) {
+  const newX = scaled(floats(x64), origin, scale);
+  const newY = floats(y64);
+  if (from === null) return [newX, newY];
+  let low = 0, high = x.length;
+  while (low < high) {
+    const mid = (low + high) >> 1;
+    if (x[mid] < from) low = mid + 1;
+    else high = mid;
+  }
+  const outX = new Float64Array(low + newX.length);
+  const outY = new Float32Array(low + newY.length);
+  outX.set(x.subarray(0, low));
+  outX.set(newX, low);
+  outY.set(y.subarray(0, low));
+  outY.set(newY, low);
+  return [outX, outY];
+}
+
+export class Charts {
+  // app: {state, boot, colour(run), title(run), changed(), server, openSamples(run, step), entry(run)}
+  constructor(app, root) {
+    this.app = app;
+    this.root = root;
+    this.cards = new Map();
+    this.names = { metrics: [], plain: {} };
+    this.dirty = new Set();
+    this.times = [];
+    this.open = new Set(stored("open", []));
+    this.observer = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        const card = this.cards.get(entry.target.dataset.metric);
+        if (card) card.visible = entry.isIntersecting;
+      }
+      this.app.changed(false);
+    }, { rootMargin: "150px" });
+    this.resizer = new ResizeObserver((entries) => {
+      for (const entry of entries) {
+        const card = this.cards.get(entry.target.dataset.metric);
+        if (card?.drawn && card.visible && entry.contentRect.width !== card.width) {
+          card.width = entry.contentRect.width;
+          Plotly.Plots.resize(card.plot);
+          this.app.changed(false);
+        }
+      }
+    });
+  }
+
+  async refreshNames() {
+    if (!this.app.state.runs.length) {
+      this.names = { metrics: [], plain: {} };
+    } else {
+      const reply = await this.app.call("metrics", { runs: this.app.state.runs });
+      if (reply.error) return;
+      this.names = reply;
+    }
+    this.layout();
+  }
+
+  // Which charts belong in which section, for the present search and the present runs.
+  sections() {
+    const { boot, state } = this.app;
+    const { metrics, plain } = this.names;
+    if (state.search) {
+      const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
+      const hit = (name) => words.every((word) => name.toLowerCase().includes(word));
+      const found = [...Object.keys(plain).filter((n) => hit(n) || plain[n].some(hit)), ...metrics.filter(hit)];
+      return [{ id: "matches", title: t("matches"), items: found, open: true }];
+    }
+    const main = [...new Set([...state.charts, ...state.extra])].filter((n) => n in plain || metrics.includes(n));
+    const sections = [{ id: "main", title: t("main"), items: main, open: true }];
+    const grouped = new Map(boot.groups.map((group) => [group.id, []]));
+    const patterns = boot.groups.map((group) => [group.id, new RegExp(group.match)]);
+    for (const metric of metrics) grouped.get(patterns.find(([, p]) => p.test(metric))?.[0])?.push(metric);
+    for (const group of boot.groups) {
+      const items = grouped.get(group.id);
+      if (items.length) sections.push({ id: group.id, title: group.title, items, open: this.open.has(group.id) });
+    }
+    return sections;
+  }
+
+  layout() {
+    const { state } = this.app;
+    if (!state.runs.length || !this.names.metrics.length) {
+      for (const card of this.cards.values()) this.drop(card);
+      const text = !this.app.runs.size ? null : state.runs.length ? t("no_metrics") : t("nothing_selected");
+      clear(this.root, text && el("div", { class: "vt-empty" }, text));
+      return;
+    }
+    const wanted = new Map();
+    const nodes = this.sections().map((section) => {
+      const count = el("span", { class: "vt-count" }, String(section.items.length));
+      const body = el("div", { class: "vt-grid" });
+      if (section.open) {
+        for (const name of section.items.slice(0, MAX_PER_SECTION)) {
+          if (wanted.has(name)) continue;
+          wanted.set(name, true);
+          body.append(this.card(name).node);
+        }
+        if (section.items.length > MAX_PER_SECTION) {
+          body.append(el("div", { class: "vt-note" }, `${section.items.length - MAX_PER_SECTION} ${t("more")}`));
+        }
+        if (!section.items.length) body.append(el("div", { class: "vt-note" }, t("nothing_matches")));
+      }
+      const toggle = () => {
+        if (["main", "matches"].includes(section.id)) return;
+        this.open.has(section.id) ? this.open.delete(section.id) : this.open.add(section.id);
+        store("open", [...this.open]);
+        this.layout();
+        this.app.changed();
+      };
+      const head = el("button", { class: "vt-section-head", onclick: toggle, "aria-expanded": String(section.open) },
+        el("span", { class: "vt-caret" }, section.open ? "▾" : "▸"), section.title, count);
+      return el("section", { class: "vt-section" }, head, body);
+    });
+    for (const [name, card] of this.cards) if (!wanted.has(name)) this.drop(card);
+    clear(this.root, nodes);
+    this.app.changed(false);
+  }
+
+  card(name) {
+    if (this.cards.has(name)) return this.cards.get(name);
+    const { boot, state } = this.app;
+    const plain = boot.names[name];
+    const keys = this.names.plain[name] ?? [];
+    const plot = el("div", { class: "vt-plot" });
+    const readout = el("div", { class: "vt-readout" });
+    const button = (text, title, action) => el("button", { class: "vt-mini", title, onclick: action }, text);
+    const log = button(state.log.includes(name) ? t("log") : t("linear"), "y", () => {
+      state.log = state.log.includes(name) ? state.log.filter((n) => n !== name) : [...state.log, name];
+      log.textContent = state.log.includes(name) ? t("log") : t("linear");
+      this.draw(card);
+      this.app.changed();
+    });
+    const node = el("article", { class: "vt-card", data: { metric: name } },
+      el("header", {},
+        el("h3", { title: plain ? `${keys.join(", ")}\n\n${plain.text}` : name }, name),
+        plain && el("span", { class: "vt-key", title: plain.text }, keys.join(", ")),
+        el("span", { class: "vt-tools" }, log,
+          button("⤢", t("wide"), () => {
+            node.classList.toggle("vt-wide");
+          }),
+          button("⟲", t("reset"), () => this.resetZoom(card)),
+          button(t("csv"), "CSV", () => this.csv(name)),
+          button(t("png"), "PNG", () => Plotly.downloadImage(plot, { format: "png", scale: 2, width: 1200, height: 600, filename: name.replaceAll("/", "_") })),
+        )),
+      plot, readout);
+    const card = { name, node, plot, readout, lines: new Map(), visible: false, drawn: false, width: 0 };
+    this.cards.set(name, card);
+    this.observer.observe(node);
+    node.dataset.metric = name;
+    plot.dataset.metric = name;
+    this.resizer.observe(plot);
+    return card;
+  }
+
+  drop(card) {
+    this.observer.unobserve(card.node);
+    this.resizer.unobserve(card.plot);
+    if (card.drawn) Plotly.purge(card.plot);
+    this.cards.delete(card.name);
+  }
+
+  async csv(name) {
+    const reply = await this.app.call("export_csv", { runs: this.app.state.runs, metric: name });
+    if (reply.error) this.app.tell(reply.error);
+    else save(`${name.replaceAll("/", "_")}.csv`, reply.csv, "text/csv");
+  }
+
+  // The charts the server should keep up to date: those on screen.
+  wanted() {
+    const { zoom } = this.app.state;
+    const scale = this.scale();
+    return [...this.cards.values()].filter((card) => card.visible).map((card) => ({
+      id: card.name, metric: card.name, pixels: Math.round((card.plot.clientWidth || 400) * 0.8),
+      span: zoom[card.name] ? zoom[card.name].map((x) => x / scale) : null,
+    }));
+  }
+
+  scale() {
+    return this.app.state.axis === "time" ? 1 / 3600 : 1;
+  }
+
+  take(updates) {
+    const scale = this.scale();
+    for (const update of updates) {
+      const card = this.cards.get(update.chart);
+      if (!card) continue;
+      let line = card.lines.get(update.run);
+      if (!line) card.lines.set(update.run, (line = new Line()));
+      line.take(update, scale);
+      this.dirty.add(card);
+    }
+    this.flush();
+  }
+
+  refreshAll() {
+    for (const card of this.cards.values()) if (card.drawn) this.dirty.add(card);
+    this.flush();
+  }
+
+  flush() {
+    const begin = performance.now();
+    let drew = 0;
+    for (const card of this.dirty) {
+      this.draw(card);
+      drew++;
+    }
+    this.dirty.clear();
+    if (drew) {
+      this.times.push({ charts: drew, ms: performance.now() - begin });
+      if (this.times.length > 500) this.times.shift();
+    }
+  }
+
+  draw(card) {
+    if (!window.Plotly || !card.node.isConnected) return;
+    const { app } = this;
+    const { state } = app;
+    const style = getComputedStyle(app.root);
+    const ink = style.getPropertyValue("--vt-ink-2").trim();
+    const rule = style.getPropertyValue("--vt-grid").trim();
+    const bad = style.getPropertyValue("--vt-bad").trim();
+    const traces = [];
+    const shapes = [];
+    const missing = [];
+    for (const run of state.runs) {
+      const line = card.lines.get(run);
+      if (!line) continue;
+      const colour = app.colour(run);
+      const name = app.title(run);
+      if (line.none) {
+        missing.push(`${name}: ${t(`no_axis_${line.none}`)}`);
+        continue;
+      }
+      const smooth = line.sx && state.smoothing > 0;
+      for (const [x, y] of line.branches) {
+        traces.push({ x, y, mode: "lines", line: { color: colour, width: 1, dash: "dot" }, opacity: 0.55, hoverinfo: "skip", showlegend: false });
+      }
+      const few = line.x.length <= 40;
+      traces.push({
+        x: line.x, y: line.y, name, mode: few && !smooth ? "lines+markers" : "lines", marker: { size: 4, color: colour },
+        line: { color: colour, width: smooth ? 1 : 1.6 }, opacity: smooth ? 0.28 : 1, meta: run,
+        hoverinfo: smooth ? "skip" : undefined, hovertemplate: smooth ? undefined : "%{y:.5~g}",
+      });
+      if (smooth) {
+        traces.push({ x: line.sx, y: line.sy, name, mode: "lines", line: { color: colour, width: 2 }, meta: run, hovertemplate: "%{y:.5~g}" });
+      }
+      for (const x of line.marks) {
+        shapes.push({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colour, width: 1, dash: "dash" }, opacity: 0.6 });
+      }
+      for (const [x] of line.broken.slice(-200)) {
+        shapes.push({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 0.08, line: { color: bad, width: 2 } });
+      }
+      if (line.broken.length) missing.push(`${name}: ${line.broken.at(-1)[1]} ×${line.broken.length} (${t("not_finite")})`);
+    }
+    const mark = state.mark && state.mark.metric === card.name ? state.mark.x : null;
+    if (mark !== null && state.axis === "step") {
+      shapes.push({ type: "line", x0: mark, x1: mark, yref: "paper", y0: 0, y1: 1, line: { color: bad, width: 1.5, dash: "dot" } });
+    }
+    clear(card.readout, missing.map((text) => el("div", {}, text)));
+    card.node.classList.toggle("vt-nodata", !traces.length);
+    const layout = {
+      uirevision: `${state.axis}|${card.name}|${card.zoomEpoch ?? 0}`, margin: { l: 54, r: 10, t: 6, b: 30 }, height: card.node.classList.contains("vt-wide") ? 380 : 230,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "x unified",
+      hoverlabel: { font: { size: 11 }, bgcolor: style.getPropertyValue("--vt-card").trim(), bordercolor: rule },
+      font: { size: 11, color: ink, family: "inherit" }, shapes,
+      xaxis: { gridcolor: rule, zeroline: false, linecolor: rule, exponentformat: "SI", nticks: 6, tickfont: { size: 10 } },
+      yaxis: { gridcolor: rule, zeroline: false, linecolor: rule, type: state.log.includes(card.name) ? "log" : "linear", exponentformat: "SI", nticks: 6, tickfont: { size: 10 } },
+    };
+    const zoom = state.zoom[card.name];
+    if (zoom && !card.drawn) {
+      layout.xaxis.range = zoom.slice();
+      layout.xaxis.autorange = false;
+    }
+    const config = { displayModeBar: false, responsive: false, showTips: false, doubleClick: "reset" };
+    if (!card.drawn) {
+      card.drawn = true;
+      card.width = card.plot.clientWidth;
+      Plotly.newPlot(card.plot, traces, layout, config);
+      this.wire(card);
+    } else {
+      Plotly.react(card.plot, traces, layout, config);
+    }
+    if (traces.length && !app.root.dataset.painted) app.root.dataset.painted = String(Math.round(performance.now()));
+    card.node.dataset.points = String(traces.reduce((sum, trace) => sum + trace.x.length, 0));
+  }
+
+  wire(card) {
+    const { app } = this;
+    card.plot.on("plotly_relayout", (event) => {
+      if (event["xaxis.range[0]"] !== undefined || event["xaxis.range"]) {
+        const range = event["xaxis.range"] ?? [event["xaxis.range[0]"], event["xaxis.range[1]"]];
+        this.setZoom(card, range.map(Number));
+      } else if (event["xaxis.autorange"]) {
+        this.setZoom(card, null);
+      }
+    });
+    card.plot.on("plotly_hover", (event) => this.crosshair(card, event.xvals?.[0] ?? event.points?.[0]?.x));
+    card.plot.on("plotly_unhover", () => this.crosshair(card, null));
+    card.plot.on("plotly_click", (event) => {
+      const point = event.points?.[0];
+      const run = point?.data?.meta;
+      const entry = run && app.runs.get(run);
+      if (entry && app.state.axis === "step" && (entry.rollouts || entry.validations)) app.openSamples(run, Math.round(point.x), entry.rollouts ? "rollouts" : "validation");
+    });
+  }
+
+  setZoom(card, range) {
+    const { state } = this.app;
+    if (this.syncing) return;
+    const targets = state.sync ? [...this.cards.values()] : [card];
+    for (const target of targets) {
+      if (range) state.zoom[target.name] = range;
+      else delete state.zoom[target.name];
+      if (target !== card && target.drawn) {
+        this.syncing = true;
+        Plotly.relayout(target.plot, range ? { "xaxis.range": range.slice() } : { "xaxis.autorange": true }).finally(() => (this.syncing = false));
+      }
+    }
+    this.app.changed();
+  }
+
+  resetZoom(card) {
+    if (!card.drawn) return;
+    Plotly.relayout(card.plot, { "xaxis.autorange": true, "yaxis.autorange": true });
+  }
+
+  // A hairline at the same x in every chart on screen.
+  crosshair(source, x) {
+    for (const card of this.cards.values()) {
+      if (!card.visible || !card.drawn) continue;
+      let hair = card.hair;
+      if (!hair) card.plot.append((hair = card.hair = el("div", { class: "vt-hair" }, el("span", {}))));
+      else if (!hair.isConnected) card.plot.append(hair);
+      const layout = card.plot._fullLayout;
+      const axis = layout?.xaxis;
+      const pixel = x === null || x === undefined || card === source ? -1 : axis?.d2p(x);
+      if (!(pixel >= 0) || pixel > axis._length) {
+        hair.style.display = "none";
+        continue;
+      }
+      hair.style.display = "block";
+      hair.style.left = `${axis._offset + pixel}px`;
+      hair.firstChild.textContent = this.valuesAt(card, x);
+    }
+  }
+
+  valuesAt(card, x) {
+    const parts = [];
+    for (const run of this.app.state.runs) {
+      const line = card.lines.get(run);
+      if (!line?.x.length) continue;
+      let low = 0, high = line.x.length - 1;
+      while (low < high) {
+        const mid = (low + high) >> 1;
+        if (line.x[mid] < x) low = mid + 1;
+        else high = mid;
+      }
+      parts.push(number(line.y[low]));
+    }
+    return parts.slice(0, 4).join("  ");
+  }
+
+  forget() {
+    for (const card of this.cards.values()) card.lines.clear();
+  }
+}
