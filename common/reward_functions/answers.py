@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from common.reward_functions.numbers import parse_number
+
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[\s\d]))")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE = re.compile(
-    r"(?:final answer|the answer|correct answer|answer|最终答案|正确答案|答案|结果)\s*"
-    r"(?:\*\*)?\s*(?:is|=|:|：|为|是|應為|应为|等于)+\s*:?\s*(?:\*\*)?[ \t]*([^\n]+)",
+    r"(?:final answer|answer|最终答案|正确答案|答案|结果)\s*(?:\*\*)?\s*"
+    r"(?:is|=|:|：|为|是|應為|应为|等于)+\s*:?\s*(?:\*\*)?[ \t]*|(?:所以|故|应|因此)选[:：]?\s*",
     re.IGNORECASE,
 )
 _DOLLARS = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_WORD = re.compile(r"(?<!\\)\b[A-Za-z]{3,}")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_DIGIT = re.compile(r"\d")
+_BRACKET_OR_END = re.compile(r"[(\[{（【)\]}）】]|\.(?=\s|$)|[。；;！!]|\*\*|,\s(?=[a-z])|，")
 _NUMBER = re.compile(
-    r"(?<![\w.])[-+−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?(?:[eE][-+]?\d+)?%?"
+    r"(?<![A-Za-z0-9_.])[-+−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?(?:[eE][-+]?\d+)?%?"
 )
 
 
@@ -100,11 +106,12 @@ def final_answer(response: str) -> Found | None:
     hashes = _HASHES.findall(text)
     if hashes:
         return Found(hashes[-1].strip(), "hashes")
-    phrases = _PHRASE.findall(text)
-    if phrases:
-        return Found(_first_statement(phrases[-1]), "phrase")
+    stated = [text[match.end() :].split("\n", 1)[0] for match in _PHRASE.finditer(text)]
+    stated = [rest for rest in stated if rest.strip(" .。*")]
+    if stated:
+        return Found(_first_statement(stated[-1].strip()), "phrase")
     stripped = text.strip()
-    if stripped and "\n" not in stripped and len(stripped) <= 80 and len(stripped.split()) <= 4:
+    if _is_bare(stripped):
         return Found(stripped, "line")
     formulas = [next(part for part in groups if part) for groups in _DOLLARS.findall(text)]
     if formulas:
@@ -118,10 +125,27 @@ def _is_chain(formula: str) -> bool:
     return "=" in formula and not any(sign in formula for sign in (r"\neq", r"\leq", r"\geq", "<=", ">="))
 
 
+def _is_bare(text: str) -> bool:
+    """Whether a response is nothing but an answer: one short line that is no sentence around a number."""
+    if not text or "\n" in text or len(text) > 80 or len(_WORD.findall(text)) > 1:
+        return False
+    return (
+        "=" in text or not (_CHINESE.search(text) and _DIGIT.search(text)) or parse_number(text) is not None
+    )
+
+
 def _first_statement(text: str) -> str:
-    """`text` up to the end of its first sentence; a dot inside a number does not end one."""
-    formula = _DOLLARS.match(text.strip())
+    """`text` up to the end of its first sentence; brackets and the dot inside a number do not end one."""
+    formula = _DOLLARS.match(text)
     if formula:
         return next(part for part in formula.groups() if part).strip()
-    end = re.search(r"\.(?=\s|$)|[。；;！!]|\*\*|,\s(?=[a-z])|，", text)
-    return (text[: end.start()] if end else text).strip().strip("*").strip()
+    depth = 0
+    for match in _BRACKET_OR_END.finditer(text):
+        mark = match.group()
+        if mark in "([{（【":
+            depth += 1
+        elif mark in ")]}）】":
+            depth -= 1
+        elif depth <= 0:
+            return text[: match.start()].strip().strip("*").strip()
+    return text.strip().strip("*").strip()

@@ -120,7 +120,7 @@ class Composite:
         if self.clip is not None:
             score = min(self.clip[1], max(self.clip[0], score))
         judged = next((parts[p.name] for p in self.parts if "acc" in parts[p.name]), None)
-        accuracy = {key: judged[key] for key in ("acc", "pred") if key in judged} if judged else {}
+        accuracy = {key: value for key, value in (judged or {}).items() if key in ("acc", "pred")}
         return {"score": score, **accuracy, **shown}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from common.reward_functions.numbers import parse_number
-from common.reward_functions.units import split_unit
+from common.reward_functions.units import split_unit, without_unit
 
 MAX_ANSWER = 2000  # characters; a longer "answer" is no answer
 
@@ -33,7 +33,10 @@ _ASSIGNED = re.compile(
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _OUTER_DOLLARS = re.compile(r"(\$\$?|\\\(|\\\[)(.*?)(\$\$?|\\\)|\\\])", re.DOTALL)
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
-_CLOSES = {"(": ")", "[": "]", "{": "}"}
+_BETWEEN = re.compile(
+    r"(?P<start>[^<>=\\a-zA-Z]+)\s*(?P<first><=?|\\le)\s*[A-Za-z]\s*(?P<sign><=?|\\le)\s*(?P<end>[^<>=]+)"
+)
+_BEYOND = re.compile(r"[A-Za-z]\s*(?P<sign>[<>]=?|\\[lg]e)\s*(?P<end>[^<>=]+)")
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,11 @@ def clean(answer: str) -> str:
     whole = _OUTER_DOLLARS.fullmatch(text)
     if whole:
         text = whole.group(2).strip()
+    rows = text.split(r"\\")  # the row mark of matrices is no backslash before a space
     for old, new in _REPLACEMENTS:
         if old in text:
-            text = text.replace(old, new)
+            rows = [row.replace(old, new) for row in rows]
+    text = r"\\".join(rows)
     text = _TEXT_COMMAND.sub(r" \1 ", text) if "\\" in text else text
     text = text.replace("$", " ").replace("¥", "").replace("￥", "").replace("€", "").replace("£", "")
     return " ".join(text.split()).rstrip(".。;,").strip()
@@ -88,9 +93,13 @@ def parse(answer: str) -> Value:
         inner = assigned.group(1)
         if "=" not in inner and r"\le" not in inner and r"\ge" not in inner:
             return parse(inner.strip())
-    for separator in (r"\cup",):
-        if separator in answer:
-            return Group("union", tuple(parse(piece.strip()) for piece in _split(answer, separator)))
+    between = _BETWEEN.fullmatch(answer) or _BEYOND.fullmatch(answer)
+    if between:
+        interval = _interval(**between.groupdict())
+        if interval is not None:
+            return interval
+    if r"\cup" in answer:
+        return Group("union", tuple(parse(piece.strip()) for piece in _split(answer, r"\cup")))
     matrix = _MATRIX.fullmatch(answer)
     if matrix:
         rows = [row for row in matrix.group(2).split(r"\\") if row.strip()]
@@ -108,7 +117,22 @@ def parse(answer: str) -> Value:
         items = re.split(r"\s+(?:and|or)\s+|[或和]", answer)
         if all(_number(item.strip()) or _ASSIGNED.fullmatch(item.strip()) for item in items):
             return Group("list", tuple(parse(item.strip()) for item in items))
-    return Text(_spelling(answer))
+    bare = without_unit(answer)
+    return Text(_spelling(answer)) if bare == answer else parse(bare)
+
+
+def _interval(sign: str, end: str, start: str | None = None, first: str | None = None) -> Group | None:
+    """`1 < x <= 2` or `x > 3` as an interval; None unless its ends are numbers."""
+    ends = [parse(text.strip()) for text in (start, end) if text is not None]
+    if not all(isinstance(item, Number) for item in ends):
+        return None
+    closed = sign != "<" and sign != ">"
+    if first is not None:
+        left = "(" if first == "<" else "["
+        return Group(left + ("]" if closed else ")"), tuple(ends))
+    if sign in ("<", r"\le", "<="):
+        return Group("(]" if closed else "()", (Text(r"-\infty"), *ends))
+    return Group("[)" if closed else "()", (*ends, Text(r"\infty")))
 
 
 def _number(text: str) -> Number | None:

@@ -28,9 +28,13 @@ _COUNTERS = (
     "个 只 名 人 本 条 张 辆 件 次 棵 头 种 支 朵 座 间 组 位 瓶 箱 盒 颗 根 套 双 页 题 道 枚 句 分 倍"
 )
 _CANONICAL |= {word: f"count:{word}" for word in _COUNTERS.split()}
+_LONGEST_FIRST = sorted(_CANONICAL, key=len, reverse=True)
 _POWER = re.compile(r"\s*\^?\s*\{?\s*([23])\s*\}?$")
 _BODY = r"(?P<body>.*?[\d}\])零〇一二两三四五六七八九十百千万亿半点])"
-_UNIT = r"(?P<unit>[^\d\s(){}\[\]\\+*=<>,^][^\d(){}\[\]\\+*=<>,^]{0,30}|\^\s*\{?\s*\\circ\s*\}?)"
+_UNIT = (
+    r"(?P<unit>(?![零〇一二两三四五六七八九十百千万亿点])"
+    r"[^\d\s(){}\[\]\\+*=<>,^][^\d(){}\[\]\\+*=<>,^]{0,30}|\^\s*\{?\s*\\circ\s*\}?)"
+)
 _TAIL = re.compile(rf"{_BODY}\s*{_UNIT}")
 _NOUN = re.compile(r"[A-Za-z]{2,}(?:\s+(?:of\s+)?[A-Za-z]{2,}){0,2}")
 
@@ -58,3 +62,11 @@ def split_unit(text: str) -> tuple[str, str]:
             return text, ""
         name = f"count:{unit.lower().rstrip('s')}"
     return match.group("body").strip(), name + power_text
+
+
+def without_unit(text: str) -> str:
+    """`text` without a known unit at its end: Chinese ones anywhere, others behind a space."""
+    for spelling in _LONGEST_FIRST:
+        if text.endswith(spelling if spelling[0] > "\u2e80" else f" {spelling}") and text != spelling:
+            return text[: -len(spelling)].strip()
+    return text
