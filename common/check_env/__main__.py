@@ -22,7 +22,7 @@ def examine(installing: bool = False) -> list[Finding]:
     with ThreadPoolExecutor(max_workers=1) as pool:
         driver = gpu.query()
         held, source = packages.current_set(prefix, has_gpu=bool(driver and driver.gpus))
-        probing = pool.submit(imports.probe, held)
+        probing = pool.submit(imports.probe, held, every=installing)
         found = [
             *packages.environment(prefix, held, source, installing),
             *packages.versions(prefix, held, installing),
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--installed", action="store_true", help="only what setup_env.sh has just installed")
     options = parser.parse_args(arguments)
+    if sys.stderr.isatty():
+        print("examining, about 15 seconds ...", file=sys.stderr, flush=True)
     found = examine(installing=options.installed)
     if options.json:
         print(finding.as_json(found))

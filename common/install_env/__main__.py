@@ -86,7 +86,9 @@ def _install(options: Options) -> int:
     steps.run([uv, "pip", "install", "--python", python, "--no-deps", *files], environ)
 
     if plan.kind == "gpu":
-        flash_attn.install(steps, uv, python, environ, wanted=options.flash_attn)
+        flash_attn.install(
+            steps, uv, python, environ, driver.gpus if driver else [], wanted=options.flash_attn
+        )
 
     steps.say("verifying")
     _verify(steps, python)
