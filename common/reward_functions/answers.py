@@ -6,16 +6,19 @@ import re
 from dataclasses import dataclass
 
 from common.reward_functions.numbers import parse_number
+from common.reward_functions.units import leading_unit
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[\s\d]))")
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)[ \t\n]{0,4}(?:(\{)|(?=\d)|[ \t](?=\S))|\\.|[{}]", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE = re.compile(
-    r"(?:final answer|answer|最终答案|正确答案|答案|结果)\s*(?:\*\*)?\s*"
-    r"(?:is|=|:|：|为|是|應為|应为|等于)+\s*:?\s*(?:\*\*)?[ \t]*|(?:所以|故|应|因此)选[:：]?\s*",
+    r"(?:final answer|answer|最终答案|正确答案|答案|结果)[ \t]{0,4}(?:\*\*)?[ \t]{0,4}"
+    r"(?:(?:is|=|:|：|为|是|應為|应为|等于)[ \t]{0,4}){1,3}(?:\*\*)?|(?:所以|故|应|因此)选[:：]?",
     re.IGNORECASE,
 )
-_DOLLARS = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+# Lengths are bounded so that unclosed marks cannot make the search quadratic.
+_DOLLARS = re.compile(
+    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
+)
 _WORD = re.compile(r"(?<!\\)\b[A-Za-z]{3,}")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _DIGIT = re.compile(r"\d")
@@ -43,50 +46,51 @@ def after_thinking(response: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{...}`, braces balanced; boxes inside it are opened too."""
+    r"""Content of the last complete `\boxed{...}`, braces balanced; of a box inside it where there is one."""
     best: str | None = None
-    position = 0
-    while (match := _BOX.search(text, position)) is not None:
-        position = match.end()
-        if match.group(1) != "{":
-            bare = text[match.end() :].split("\n")[0].replace("$", " ").split()
-            best = bare[0] if bare else None
-            continue
-        close = _closing(text, match.end())
-        if close is None:
-            continue
-        best = text[match.end() : close]
-        position = close
-    if best is None:
-        return None
-    inner = last_boxed(best)
-    return best.strip() if inner is None else inner
+    braces: list[bool] = []  # whether each open brace opens a box
+    boxes: list[
+        tuple[int, str | None]
+    ] = []  # start of each open box, and the answer of the last box inside it
+    for match in _BOX_OR_BRACE.finditer(text):
+        token = match.group()
+        if match.group(1):
+            braces.append(True)
+            boxes.append((match.end(), None))
+        elif token == "{":
+            braces.append(False)
+        elif token == "}" and braces:
+            if braces.pop():
+                start, inner = boxes.pop()
+                best = text[start : match.start()].strip() if inner is None else inner
+                if boxes:
+                    boxes[-1] = (boxes[-1][0], best)
+        elif token.startswith((r"\boxed", r"\fbox")):
+            best = text[match.end() : match.end() + 40].replace("$", " ").split()[0]
+    return best
 
 
-def _closing(text: str, start: int) -> int | None:
-    depth = 1
-    index = start
-    while index < len(text):
-        char = text[index]
-        if char == "\\":
-            index += 2
-            continue
-        if char == "{":
-            depth += 1
-        elif char == "}":
-            depth -= 1
-            if depth == 0:
-                return index
-        index += 1
-    return None
+def enclosed(text: str, start: str, end: str) -> list[str]:
+    """Every part of `text` between the two marks, in one pass."""
+    parts, position = [], 0
+    while (opened := text.find(start, position)) >= 0:
+        closed = text.find(end, opened)
+        if closed < 0:
+            break
+        parts.append(text[opened + len(start) : closed])
+        position = closed
+    return parts
 
 
 def last_number(text: str) -> str | None:
     """The last number in the text, thousands commas kept."""
-    found = None
-    for match in _NUMBER.finditer(text):
-        found = match.group()
-    return found
+    found = _last_match(text)
+    return None if found is None else found.group()
+
+
+def _last_match(text: str) -> re.Match[str] | None:
+    matches = list(_NUMBER.finditer(text))
+    return matches[-1] if matches else None
 
 
 def final_answer(response: str) -> Found | None:
@@ -96,7 +100,7 @@ def final_answer(response: str) -> Found | None:
     the last formula, the last number; a response of one short line is its own answer.
     """
     text = after_thinking(response)
-    tags = _ANSWER_TAG.findall(text)
+    tags = enclosed(text, "<answer>", "</answer>")
     if tags:
         inside = last_boxed(tags[-1])
         return Found(inside if inside is not None else tags[-1].strip(), "tag")
@@ -106,10 +110,10 @@ def final_answer(response: str) -> Found | None:
     hashes = _HASHES.findall(text)
     if hashes:
         return Found(hashes[-1].strip(), "hashes")
-    stated = [text[match.end() :].split("\n", 1)[0] for match in _PHRASE.finditer(text)]
-    stated = [rest for rest in stated if rest.strip(" .。*")]
-    if stated:
-        return Found(_first_statement(stated[-1].strip()), "phrase")
+    for match in reversed(list(_PHRASE.finditer(text))):
+        line = text[match.end() : match.end() + 2000].split("\n", 1)[0].strip()
+        if line.strip(" .。*"):
+            return Found(_first_statement(line), "phrase")
     stripped = text.strip()
     if _is_bare(stripped):
         return Found(stripped, "line")
@@ -117,8 +121,11 @@ def final_answer(response: str) -> Found | None:
     if formulas:
         last = formulas[-1].strip()
         return Found(last.rsplit("=", 1)[-1].strip() if _is_chain(last) else last, "math")
-    number = last_number(text)
-    return None if number is None else Found(number, "number")
+    number = _last_match(text)
+    if number is None:
+        return None
+    unit = leading_unit(text[number.end() : number.end() + 20])
+    return Found(f"{number.group()} {unit}".rstrip(), "number")
 
 
 def _is_chain(formula: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from common.reward_functions.numbers import parse_number
-from common.reward_functions.units import split_unit, without_unit
+from common.reward_functions.units import differ, split_unit, without_unit
 
 MAX_ANSWER = 2000  # characters; a longer "answer" is no answer
 
@@ -214,7 +214,7 @@ def same(gold: Value, answer: Value) -> bool | None:
 
 
 def _same_number(gold: Number, answer: Number) -> bool:
-    if gold.unit and answer.unit and gold.unit != answer.unit:
+    if differ(gold.unit, answer.unit):
         return False
     if gold.value == answer.value:
         return True

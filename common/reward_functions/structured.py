@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.reward_functions.answers import after_thinking
+from common.reward_functions.answers import after_thinking, enclosed
 from common.reward_functions.errors import RewardError
 from common.reward_functions.registry import Example, register
 
 _FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _MAX_CHARACTERS = 1_000_000
 
 
@@ -172,7 +171,7 @@ def read_tool_calls(response: str) -> list[tuple[str, Any]] | None:
         any call.
     """
     text = after_thinking(response)
-    blocks = _TOOL_CALL.findall(text)
+    blocks = enclosed(text, "<tool_call>", "</tool_call>")
     if not blocks and text.strip()[:1] in ("{", "["):
         blocks = [text]
     elif not blocks and "<tool_call>" in text:

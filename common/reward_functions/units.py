@@ -29,6 +29,7 @@ _COUNTERS = (
 )
 _CANONICAL |= {word: f"count:{word}" for word in _COUNTERS.split()}
 _LONGEST_FIRST = sorted(_CANONICAL, key=len, reverse=True)
+_SHORT = ("cm", "mm", "km", "kg", "mg", "ml")
 _POWER = re.compile(r"\s*\^?\s*\{?\s*([23])\s*\}?$")
 _BODY = r"(?P<body>.*?[\d}\])零〇一二两三四五六七八九十百千万亿半点])"
 _UNIT = (
@@ -70,3 +71,27 @@ def without_unit(text: str) -> str:
         if text.endswith(spelling if spelling[0] > "\u2e80" else f" {spelling}") and text != spelling:
             return text[: -len(spelling)].strip()
     return text
+
+
+def leading_unit(text: str) -> str:
+    """The known unit that `text` starts with, or ''; short English ones ("in", "s") are too often words."""
+    body = text.lstrip()
+    for spelling in _LONGEST_FIRST:
+        if not body.startswith(spelling) or _CANONICAL[spelling].startswith("count:"):
+            continue
+        after = body[len(spelling) : len(spelling) + 1]
+        if spelling[0] > "\u2e80" or (len(spelling) > 2 and not after.isalpha()):
+            return spelling
+        if spelling in _SHORT and not after.isalpha():
+            return spelling
+    return ""
+
+
+def differ(left: str, right: str) -> bool:
+    """Whether two canonical units contradict each other; what is merely counted (apples, 个) never does."""
+    return (
+        bool(left and right)
+        and left != right
+        and not left.startswith("count:")
+        and not right.startswith("count:")
+    )

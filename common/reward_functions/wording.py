@@ -12,12 +12,12 @@ from common.reward_functions.errors import RewardError
 from common.reward_functions.registry import Example, register
 
 _STEP = re.compile(
-    r"(?m)^\s*(?:\d+[.)、]|step\s*\d+|第[一二三四五六七八九十\d]+步|首先|其次|然后|最后|[-*]\s)",
+    r"(?m)^[ \t]{0,20}(?:\d{1,4}[.)、]|step\s*\d+|第[一二三四五六七八九十\d]+步|首先|其次|然后|最后|[-*]\s)",
     re.IGNORECASE,
 )
 _MARKDOWN = {
-    "heading": re.compile(r"(?m)^#{1,6}\s+\S"),
-    "list": re.compile(r"(?m)^\s*(?:[-*+]|\d+[.)])\s+\S"),
+    "heading": re.compile(r"(?m)^#{1,6}[ \t]+\S"),
+    "list": re.compile(r"(?m)^[ \t]{0,20}(?:[-*+]|\d{1,4}[.)])[ \t]+\S"),
     "bold": re.compile(r"\*\*[^*\n]+\*\*"),
     "code": re.compile(r"(?ms)^```.*?^```"),
     "table": re.compile(r"(?m)^\|.+\|\s*\n\|[\s:|-]+\|"),
