@@ -13,6 +13,7 @@ from common.data_utils.errors import DataError
 from common.data_utils.records import POLICIES, TASKS, Options
 
 USER_ERROR = 2
+FINDINGS = 1
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -157,6 +158,56 @@ def _prepare(args: argparse.Namespace) -> int:
     return 0
 
 
+def validate_command(args: argparse.Namespace) -> int:
+    """`validate`, `stats` and `common/check_data.py`."""
+    from pathlib import Path
+
+    from common.data_utils.quality import check
+    from common.data_utils.report import write_html
+    from common.data_utils.terminal import lines_of
+
+    report = check(
+        args.src,
+        args.task,
+        options_of(args),
+        val=args.val,
+        tokenizer=args.tokenizer,
+        max_prompt_length=args.max_prompt_length,
+        max_length=args.max_length,
+        truncation=args.truncation,
+        reward=args.reward,
+        near=not args.no_near,
+        threshold=args.threshold,
+    )
+    if args.html:
+        write_html(report, Path(args.html).expanduser())
+    if args.json:
+        print(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        print("\n".join(lines_of(report, sys.stdout.isatty())))
+        if args.html:
+            print(f"report: {args.html}")
+    return 0 if report.ok or args.command == "stats" else FINDINGS
+
+
+def _show(args: argparse.Namespace) -> int:
+    from common.data_utils.show import show
+
+    colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
+    values, text = show(
+        args.src,
+        args.task,
+        args.tokenizer,
+        options_of(args),
+        row=args.row,
+        tokens=args.tokens,
+        colour=colour,
+        ignore_mismatch=args.ignore_mismatch,
+    )
+    print(json.dumps(values, ensure_ascii=False) if args.json else text)
+    return 0
+
+
 def _split(args: argparse.Namespace) -> int:
     from common.data_utils.split import split_train_val
 
@@ -210,6 +261,25 @@ def build_parser() -> argparse.ArgumentParser:
     _options(sub.add_argument_group("conversion"))
     _json_flag(sub)
 
+    for name, text in (
+        ("validate", "quality report; exit code 1 when training must not start"),
+        ("stats", "the same report; exit code 0 whatever it finds"),
+    ):
+        add_report_flags(add(name, validate_command, text))
+
+    sub = add("show", _show, "one row as the model will see it: template applied, tokens, loss mask")
+    sub.add_argument("src")
+    sub.add_argument("--task", required=True, choices=TASKS)
+    sub.add_argument("--tokenizer", required=True, metavar="PATH", help="folder, hub id, or smollm2")
+    sub.add_argument("--row", type=int, metavar="N", help="row number of the source; default: the first")
+    sub.add_argument("--tokens", action="store_true", help="one line per token")
+    sub.add_argument("--color", default="auto", choices=("auto", "always", "never"))
+    sub.add_argument(
+        "--ignore-mismatch", action="store_true", help="as data.ignore_input_ids_mismatch=True of verl"
+    )
+    _options(sub.add_argument_group("conversion"))
+    _json_flag(sub)
+
     sub = add(
         "split", _split, "split a converted Parquet file into train and validation, equal prompts on one side"
     )
@@ -236,6 +306,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_report_flags(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `validate` and `stats`, which `common/check_data.py` shares."""
+    parser.add_argument("src", help="file, folder, hub id, or several joined by commas")
+    parser.add_argument("--task", required=True, choices=TASKS)
+    parser.add_argument(
+        "--val", default="", metavar="SRC", help="validation data: checked too, and for leaks"
+    )
+    parser.add_argument(
+        "--tokenizer", default="", metavar="PATH", help="folder, hub id, or smollm2: token lengths"
+    )
+    parser.add_argument("--max-prompt-length", type=int, metavar="N", help="tokens")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens")
+    parser.add_argument(
+        "--truncation", default="error", choices=("error", "left", "right"), help="the run's data.truncation"
+    )
+    parser.add_argument(
+        "--reward", default="", metavar="NAME|FILE[:FUNC]", help="rl: try each ground truth on this reward"
+    )
+    parser.add_argument("--no-near", action="store_true", help="skip the search for near duplicates")
+    parser.add_argument("--threshold", type=float, default=0.8, help="similarity of near duplicates, 0 to 1")
+    parser.add_argument("--html", default="", metavar="FILE", help="write the report as one HTML page")
+    _options(parser.add_argument_group("conversion"))
+    _json_flag(parser)
+
+
 def _split_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val-size",
@@ -252,7 +347,11 @@ def _stop(number: int, frame: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    args = build_parser().parse_args(argv)
+    return run(build_parser().parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a parsed command; user errors become lines on stderr and exit code 2."""
     signal.signal(signal.SIGTERM, _stop)  # a terminated conversion tidies up as an interrupted one does
     try:
         return int(args.run(args))

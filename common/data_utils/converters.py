@@ -43,7 +43,7 @@ def _user(value: Any, field: str) -> list[Message]:
 def _prompt_turns(value: Any, field: str) -> list[Message]:
     """A prompt column: plain text, an HH transcript, or messages (as such or as JSON text)."""
     if isinstance(value, str):
-        if value.lstrip().startswith("[{"):
+        if chat.is_chat(value):
             return chat.messages(value, field)
         if "\n\nHuman:" in value or value.startswith("Human:"):
             return chat.split_hh(value.removesuffix("\n\nAssistant:"), field)
@@ -121,7 +121,7 @@ def qa(row: Row, plan: Plan) -> Record:
 def prompt_response(row: Row, plan: Plan) -> Record:
     prompt = with_system(_prompt_turns(row.get("prompt"), "prompt"), row.get("system"))
     answer = row.get("response")
-    if isinstance(answer, (list, dict)) or (isinstance(answer, str) and answer.lstrip().startswith("[{")):
+    if isinstance(answer, (list, dict)) or chat.is_chat(answer):
         turns = [*prompt, *chat.messages(answer, "response")]
         prompt, response = split_last(turns)
         return Record(
@@ -151,12 +151,7 @@ def verl_rl(row: Row, plan: Plan) -> Record:
 
 def _side(value: Any, field: str) -> str | list[Message]:
     """One answer of a pair: text, or messages in any dialect."""
-    value = (
-        chat.unnest(value, field)
-        if isinstance(value, str) and value.lstrip().startswith(("[{", "{"))
-        else value
-    )
-    if isinstance(value, (list, dict)):
+    if isinstance(value, (list, dict)) or chat.is_chat(value):
         return chat.messages(value, field)
     text = chat.required_text(value, field)
     if text.lstrip("\n").startswith(("Human:", "Assistant:")) and "\n\nAssistant:" in text:

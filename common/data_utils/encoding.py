@@ -75,10 +75,12 @@ def _wide(head: bytes) -> str | None:
 
 
 def _narrow(sample: bytes, path: Path) -> str:
+    if _decodes(sample, "utf-8"):
+        return "utf-8"
     text = sample.decode("utf-8", "surrogateescape")[:-3]  # the sample's end may cut a character
     broken = sum("\udc80" <= char <= "\udcff" for char in text)
     sound = sum(char > "\x7f" for char in text) - broken
-    if broken < _BROKEN_SHARE * (broken + sound) or not broken:
+    if broken < _BROKEN_SHARE * (broken + sound):
         return "utf-8"
     if _decodes(sample, "gb18030") and _mostly_chinese(sample.decode("gb18030", "ignore")):
         return "gb18030"

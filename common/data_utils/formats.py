@@ -9,7 +9,7 @@ from typing import Any
 from common.data_utils import converters
 from common.data_utils import messages as chat
 from common.data_utils.answers import is_missing
-from common.data_utils.errors import DataError, RowError
+from common.data_utils.errors import DataError
 from common.data_utils.records import Row
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -74,17 +74,6 @@ class Format:
     example: str
 
 
-def _is_chat(value: Any) -> bool:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = chat.parse_json_text(value, "")
-        except RowError:
-            return False
-    return isinstance(value, list) and any(
-        isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value
-    )
-
-
 def _is_nested(value: Any) -> bool:
     return isinstance(value, (list, dict)) or (isinstance(value, str) and value.lstrip()[:1] in ("[", "{"))
 
@@ -137,7 +126,7 @@ _ALL = (
         required=("messages",),
         optional=(),
         tasks=_CHAT,
-        looks_like=lambda row: _is_chat(row.get("messages")),
+        looks_like=lambda row: chat.is_chat(row.get("messages")),
         convert=converters.dialogue("messages"),
         example='{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}',
     ),
@@ -146,7 +135,7 @@ _ALL = (
         required=("conversations",),
         optional=(),
         tasks=_CHAT,
-        looks_like=lambda row: _is_chat(row.get("conversations")),
+        looks_like=lambda row: chat.is_chat(row.get("conversations")),
         convert=converters.dialogue("conversations"),
         example='{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}',
     ),
@@ -182,7 +171,9 @@ _ALL = (
         required=("question", "answer"),
         optional=("solution",),
         tasks=_CHAT,
-        looks_like=lambda row: not _is_nested(row.get("question")),
+        looks_like=lambda row: (
+            not isinstance(row.get("question"), list) and not chat.is_chat(row.get("question"))
+        ),
         convert=converters.qa,
         example='{"question": "2 + 2?", "answer": "... #### 4"}',
     ),

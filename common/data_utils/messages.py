@@ -217,6 +217,18 @@ def message(raw: Any, field: str) -> Message:
     return result
 
 
+def is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages, as such or as JSON text."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            value = parse_json_text(value, "")
+        except RowError:
+            return False
+    if not isinstance(value, list):
+        return False
+    return any(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
+
+
 def messages(value: Any, field: str) -> list[Message]:
     """A whole conversation.
 

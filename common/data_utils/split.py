@@ -23,7 +23,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 def wanted_rows(rows: int, size: str | float | None) -> int:
-    """How many validation rows: `size` is a share below 1, else a count; None or "": min(5 %, 500), at least 1.
+    """How many validation rows: `size` is a share below 1, else a count; None or "": min(5 %, 500).
 
     Raises:
         DataError: not a number, negative, or as many as there are rows.
