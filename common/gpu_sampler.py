@@ -121,7 +121,9 @@ def sample_until_gone(out: Path, interval: float, parent: psutil.Process | None)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Append GPU, CPU and RAM readings of this host to a JSONL file.")
+    parser = argparse.ArgumentParser(
+        description="Append GPU, CPU and RAM readings of this host to a JSONL file."
+    )
     parser.add_argument("--out", type=Path, required=True, help="file to append to")
     parser.add_argument("--interval", type=float, default=2.0, help="seconds between samples (default 2)")
     parser.add_argument("--parent", type=int, help="stop when this process id is gone")

@@ -79,7 +79,10 @@ class PanelApi:
             "charts": settings.charts,
             "selected_at_start": settings.selected_at_start,
             "names": {
-                name: {"keys": list(plain.keys), "text": plain.meaning.get(lang) or plain.meaning.get("en", "")}
+                name: {
+                    "keys": list(plain.keys),
+                    "text": plain.meaning.get(lang) or plain.meaning.get("en", ""),
+                }
                 for name, plain in settings.names.items()
             },
             "groups": [
@@ -273,7 +276,9 @@ class PanelApi:
         wanted = request.get("runs")
         if not isinstance(wanted, list):
             raise ApiError("runs must be a list of run ids")
-        return [run for item in wanted[: views.MAX_RUNS] if (run := self.collector.run(str(item))) is not None]
+        return [
+            run for item in wanted[: views.MAX_RUNS] if (run := self.collector.run(str(item))) is not None
+        ]
 
     # ---- samples ----------------------------------------------------------------------------------
 
@@ -297,7 +302,9 @@ class PanelApi:
         steps = stats.steps()
         if not steps:
             raise ApiError(f"this run has no {kind}")
-        step = steps[-1] if not isinstance(wanted, (int, float)) else min(steps, key=lambda s: abs(s - wanted))
+        step = (
+            steps[-1] if not isinstance(wanted, (int, float)) else min(steps, key=lambda s: abs(s - wanted))
+        )
         read = self.sample_cache.read(self._safe(stats.file(step)))
         for sample in read.samples if stats.parts_by_uid else ():
             if sample.uid in stats.parts_by_uid:
@@ -326,7 +333,9 @@ class PanelApi:
         pages = max(1, -(-len(order) // size))
         page = min(max(0, int(request.get("page", 0))), pages - 1)
         advantages = read.advantages()
-        groups = [self._group(read, g, by_group[g], advantages) for g in order[page * size : (page + 1) * size]]
+        groups = [
+            self._group(read, g, by_group[g], advantages) for g in order[page * size : (page + 1) * size]
+        ]
         return {
             "kinds": kinds, "kind": kind, "steps": steps, "step": step, "page": page, "pages": pages,
             "total": len(read.samples), "matched": len(chosen), "group_count": len(order), "groups": groups,
@@ -335,9 +344,7 @@ class PanelApi:
             "results": [path.name for path in run.files.results],
         }  # fmt: skip
 
-    def _group(
-        self, read: samples.StepSamples, group: int, members: list[int], advantages: Any
-    ) -> Reply:
+    def _group(self, read: samples.StepSamples, group: int, members: list[int], advantages: Any) -> Reply:
         limit = self.settings.text_limit
         first = read.samples[members[0]]
         answers = []
@@ -448,14 +455,24 @@ class PanelApi:
         state, why = run.state(time.time(), self.settings.stall_factor, self.settings.stall_seconds)
         rows: list[Reply] = []
         if state in ("failed", "stalled"):
-            label = {"failed": ("The run failed", "训练失败"), "stalled": ("The run seems stuck", "训练似乎卡住")}[state]
+            label = {
+                "failed": ("The run failed", "训练失败"),
+                "stalled": ("The run seems stuck", "训练似乎卡住"),
+            }[state]
             rows.append(_plain("bad" if state == "failed" else "warn", f"{label[lang == 'zh']}: {why}", run))
         rows += [_plain("info", line, run) for line in run.problems()]
         return rows
 
 
 def _plain(severity: str, text: str, run: Run) -> Reply:
-    return {"rule": "", "severity": severity, "text": text, "advice": "", "metric": "", "since": run.last_step}
+    return {
+        "rule": "",
+        "severity": severity,
+        "text": text,
+        "advice": "",
+        "metric": "",
+        "since": run.last_step,
+    }
 
 
 def _series_pair(run: Run, name: str) -> tuple[Any, Any]:

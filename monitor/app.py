@@ -64,12 +64,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--auth", metavar="USER:PASS", help=f"ask for a login (or set {AUTH_VARIABLE})")
     parser.add_argument("--no-auth", action="store_true", help="listen beyond this machine without a login")
-    parser.add_argument("--root-path", default="", metavar="/PATH", help="path under which a proxy serves the panel")
+    parser.add_argument(
+        "--root-path", default="", metavar="/PATH", help="path under which a proxy serves the panel"
+    )
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME",
                         help="a further name in the browser's address bar, for a proxy without a login")  # fmt: skip
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the page (default en)")
-    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.yaml"), help="settings file")
-    parser.add_argument("--check", type=Path, metavar="DIR", help="report on DIR and exit: 0 well, 1 not, 2 no runs")
+    parser.add_argument(
+        "--config", type=Path, default=Path(__file__).with_name("config.yaml"), help="settings file"
+    )
+    parser.add_argument(
+        "--check", type=Path, metavar="DIR", help="report on DIR and exit: 0 well, 1 not, 2 no runs"
+    )
     return parser.parse_args(argv)
 
 
@@ -161,17 +167,20 @@ def build_ui(api: PanelApi) -> gradio.Blocks:
     return blocks
 
 
-def gradio_app(api: PanelApi, assets: door.Assets, auth: tuple[str, str] | None, root_path: str) -> Any:
-    """Import Gradio (seconds) and make its ASGI app."""
+def gradio_app(
+    api: PanelApi, assets: door.Assets, auth: tuple[str, str] | None, root_path: str
+) -> tuple[Any, gradio.Blocks]:
+    """Import Gradio (seconds), make its ASGI app and the page in it."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     gc.disable()  # an import frees almost nothing; collecting through it costs half a second
     try:
         import fastapi
         import gradio as gr
 
+        blocks = build_ui(api)
         app = gr.mount_gradio_app(
             fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-            build_ui(api),
+            blocks,
             path="/",
             auth=auth,
             auth_message="verl_training monitor" if auth else None,
@@ -187,7 +196,7 @@ def gradio_app(api: PanelApi, assets: door.Assets, auth: tuple[str, str] | None,
         gc.enable()
         gc.collect()
         gc.freeze()
-    return app
+    return app, blocks
 
 
 def launch(args: argparse.Namespace) -> int:
@@ -205,7 +214,12 @@ def launch(args: argparse.Namespace) -> int:
     assets = door.Assets(plotly_file())
     names = None if auth or args.no_auth else {*LOOPBACK, args.host, *args.allow_host}
     front = door.Door(
-        api.functions(), assets, login=auth is not None, lang=args.lang, root_path=root_path, allowed_hosts=names
+        api.functions(),
+        assets,
+        login=auth is not None,
+        lang=args.lang,
+        root_path=root_path,
+        allowed_hosts=names,
     )
     _say_where(args, port, root_path, collector.root)
 
@@ -215,16 +229,22 @@ def launch(args: argparse.Namespace) -> int:
         def behind() -> None:
             collector.first_ready.wait(timeout=1.0)  # the newest run first
             try:
-                app = gradio_app(api, assets, auth, root_path)
-            except Exception as error:  # shown in the page and in the terminal; the door cannot open without it
+                app, blocks = gradio_app(api, assets, auth, root_path)
+            except (
+                Exception
+            ) as error:  # shown in the page and in the terminal; the door cannot open without it
                 front.failure = f"Gradio could not start: {type(error).__name__}: {error}"
                 print(f"monitor: {front.failure}", file=sys.stderr)
                 return
-            asyncio.run_coroutine_threadsafe(front.open(app), loop)
+            asyncio.run_coroutine_threadsafe(front.open(app), loop).result()
+            # The page has no queued events, and an idle queue wakes a thousand times a second.
+            loop.call_soon_threadsafe(blocks._queue.close)
 
         threading.Thread(target=behind, daemon=True, name="gradio-import").start()
         server = uvicorn.Server(
-            uvicorn.Config(front, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                front, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=2
+            )
         )
         await server.serve(sockets=[sock])
 
@@ -243,7 +263,9 @@ def _say_where(args: argparse.Namespace, port: int, root_path: str, root: Path) 
     print(f"Panel:   http://{shown}:{port}{root_path}/")
     if args.host in LOOPBACK:
         user = os.environ.get("USER") or "USER"
-        print(f"Remote:  ssh -N -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}   (run this on your own computer)")
+        print(
+            f"Remote:  ssh -N -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}   (run this on your own computer)"
+        )
     print(f"Logs:    {root}")
     if not root.exists():
         print("         this folder does not exist yet; runs appear here as soon as it does")

@@ -34,7 +34,9 @@ def report(root: Path, config: Settings, lang: str, now: float) -> int:
             f"{entry['metrics']} metrics from {', '.join(entry['sources']) or 'no log'}, attempts {entry['attempts']}"
         )
         if entry["validation"]:
-            print(f"      {entry['validation']} = {entry['last']:.6g} (best {entry['best']:.6g} at step {entry['best_step']})")
+            print(
+                f"      {entry['validation']} = {entry['last']:.6g} (best {entry['best']:.6g} at step {entry['best_step']})"
+            )
         for seen in api.observations(run, lang):
             print(f"{_MARK.get(seen['severity'], 'note')}  {seen['text']}")
             if seen["advice"]:

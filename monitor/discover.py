@@ -16,7 +16,9 @@ from monitor.tail import read_end, read_head
 
 MAX_DEPTH = 8
 MAX_ENTRIES = 50_000
-_SKIP_FOLDERS = re.compile(r"^(\..*|__pycache__|node_modules|wandb|checkpoints?|global_step_\d+|huggingface)$")
+_SKIP_FOLDERS = re.compile(
+    r"^(\..*|__pycache__|node_modules|wandb|checkpoints?|global_step_\d+|huggingface)$"
+)
 _ATTEMPT = re.compile(r"^(metrics|console|attempt)[-_.]?(\d+)\b")
 _CONSOLE_SUFFIXES = {".log", ".txt", ".out", ".stdout"}
 _SAMPLE_FILE = re.compile(r"^\d+\.jsonl$")
@@ -92,7 +94,9 @@ class Scanner:
                     path = folder / entry.name
                     try:
                         if entry.is_symlink() and not self.inside(path):
-                            self._note(f"{self._name(path)}: a link that leads out of the log folder, not opened")
+                            self._note(
+                                f"{self._name(path)}: a link that leads out of the log folder, not opened"
+                            )
                         elif entry.is_dir():
                             folders.append(path)
                         elif entry.is_file():
@@ -111,7 +115,9 @@ class Scanner:
 
     def _walk(self, folder: Path, depth: int, runs: list[RunFiles]) -> None:
         if depth > MAX_DEPTH or self._entries > MAX_ENTRIES:
-            self._note(f"{self._name(folder)}: not searched (deeper than {MAX_DEPTH} or over {MAX_ENTRIES} entries)")
+            self._note(
+                f"{self._name(folder)}: not searched (deeper than {MAX_DEPTH} or over {MAX_ENTRIES} entries)"
+            )
             return
         files, folders = self._list(folder)
         if any(path.name == "run.json" for path in files):
@@ -183,9 +189,7 @@ class Scanner:
             run.metrics = sorted((self._attempt(path), path) for path in metrics)
             runs.append(run)
         else:
-            runs += [
-                RunFiles(self._name(path), folder, path.stem, metrics=[(1, path)]) for path in metrics
-            ]
+            runs += [RunFiles(self._name(path), folder, path.stem, metrics=[(1, path)]) for path in metrics]
         for path in consoles:
             owner = next((run for run in runs if run.title == path.stem and run.metrics), None)
             if owner is None and len(runs) == 1 and runs[0].metrics:

@@ -59,7 +59,7 @@ def head_tags(prefix: str, assets: Assets) -> str:
     """The tags that load the page's files; ``prefix`` is the root path behind a proxy."""
     base, version = f"{prefix}/panel", assets.version
     return (
-        f'<link rel="stylesheet" href="{base}/panel.css?{version}">'
+        f'<link rel="preload" as="style" href="{base}/panel.css?{version}">'
         f'<script defer src="{base}/plotly.min.js?{version}"></script>'
         f'<script type="module" src="{base}/panel.js?{version}"></script>'
     )
@@ -155,7 +155,9 @@ class Door:
         await _reply(send, 200, page.encode(), b"text/html; charset=utf-8")
 
     async def _asset(self, name: str, headers: dict[str, str], send: Send) -> None:
-        packed = "gzip" in headers.get("accept-encoding", "") and _host(headers.get("host", "")) not in _LOOPBACK
+        packed = (
+            "gzip" in headers.get("accept-encoding", "") and _host(headers.get("host", "")) not in _LOOPBACK
+        )
         found = await asyncio.to_thread(self.assets.get, name, packed)
         if found is None:
             await _reply(send, 404, b"no such file\n")
@@ -165,7 +167,9 @@ class Door:
             extra.append((b"content-encoding", b"gzip"))
         await _reply(send, 200, found[0], found[1].encode(), extra)
 
-    async def _call(self, name: str, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
+    async def _call(
+        self, name: str, scope: Scope, headers: dict[str, str], receive: Receive, send: Send
+    ) -> None:
         function = self.functions.get(name)
         origin = headers.get("origin")
         if self.login or function is None or scope["method"] != "POST":

@@ -16,6 +16,9 @@ import numpy as np
 from monitor.log_parser import Float32, Int64
 from monitor.series import Float64
 
+# Longer series are judged by their beginning (for "since the first level") and their newest part.
+HEAD_POINTS, TAIL_POINTS = 1_000, 15_000
+
 SeriesOf = Callable[[str], tuple[Int64, Float32]]
 
 
@@ -140,7 +143,11 @@ def _no_new_best(rule: Rule, values: Float64) -> _Hit | None:
         return None
     spread = float(np.ptp(smooth))
     best = int(np.flatnonzero(smooth >= smooth.max() - rule.value * spread)[0])
-    return _Hit(best, float(smooth[best]), len(smooth) - 1 - best) if len(smooth) - 1 - best >= rule.hold else None
+    return (
+        _Hit(best, float(smooth[best]), len(smooth) - 1 - best)
+        if len(smooth) - 1 - best >= rule.hold
+        else None
+    )
 
 
 def _constant(rule: Rule, values: Float64) -> _Hit | None:
@@ -222,6 +229,10 @@ def check(rule: Rule, metric: str, steps: Int64, values: Float32) -> Observation
         if not len(broken):
             return None
         return Observation(rule, metric, int(steps[broken[0]]), float(values[broken[0]]), len(broken))
+    if len(values) > HEAD_POINTS + TAIL_POINTS:
+        values = np.concatenate((values[:HEAD_POINTS], values[-TAIL_POINTS:]))
+        steps = np.concatenate((steps[:HEAD_POINTS], steps[-TAIL_POINTS:]))
+        finite = np.isfinite(values)
     hit = TESTS[rule.test](rule, values[finite].astype(np.float64)) if finite.any() else None
     if hit is None:
         return None
@@ -235,7 +246,11 @@ def evaluate(rules: Iterable[Rule], metrics: Iterable[str], series: SeriesOf) ->
     found: list[Observation] = []
     for rule in rules:
         for wanted in rule.metrics:
-            matches = [n for n in names if n.startswith(wanted[:-1])] if wanted.endswith("*") else [wanted] * (wanted in have)
+            matches = (
+                [n for n in names if n.startswith(wanted[:-1])]
+                if wanted.endswith("*")
+                else [wanted] * (wanted in have)
+            )
             hits = [hit for name in matches if (hit := check(rule, name, *series(name))) is not None]
             found += sorted(hits, key=lambda hit: hit.since)[:3]
             if matches and not wanted.endswith("*"):

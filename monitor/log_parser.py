@@ -244,7 +244,9 @@ def console_facts(tail: bytes) -> ConsoleFacts:
     errors = [m for m in _TRACEBACK.finditer(clean) if m.start() > last_record]
     if errors:
         lines = [line.strip() for line in clean[errors[-1].start() :].splitlines() if line.strip()]
-        named = [line for line in lines if re.match(rb"^(\([^)]*\)\s*)?[\w.]*(Error|Exception|Interrupt)\b", line)]
+        named = [
+            line for line in lines if re.match(rb"^(\([^)]*\)\s*)?[\w.]*(Error|Exception|Interrupt)\b", line)
+        ]
         facts.error = (named or lines)[-1][:300].decode("utf-8", "replace")
     return facts
 
@@ -258,7 +260,9 @@ def looks_like_metrics(head: bytes) -> bool:
 def looks_like_samples(head: bytes) -> bool:
     """Whether a file's first bytes are a dump of samples (verl's rollouts, or results of ``test.sh``)."""
     line = head.split(b"\n", 1)[0]
-    return line.lstrip().startswith(b"{") and b'"output"' in head and (b'"input"' in head or b'"prompt"' in head)
+    return (
+        line.lstrip().startswith(b"{") and b'"output"' in head and (b'"input"' in head or b'"prompt"' in head)
+    )
 
 
 def looks_like_console(head: bytes) -> bool:

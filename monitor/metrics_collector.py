@@ -184,7 +184,9 @@ class Collector:
             if not done.load_cache(self.cache):
                 waiting.append(done)
             self.list_revision += 1
-            big = [at for at, tail in enumerate(waiting) if tail.behind > HELPER_FROM_BYTES and tail is not done]
+            big = [
+                at for at, tail in enumerate(waiting) if tail.behind > HELPER_FROM_BYTES and tail is not done
+            ]
             if big:
                 tail = waiting[big[-1]]
                 del waiting[big[-1]]

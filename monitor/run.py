@@ -245,7 +245,9 @@ class Run:
                 return Series(f"{prefix}{stats.rebuilt}", steps, values, [])
         pieces: list[Segment] = []
         for _, sources in self.lanes():
-            chosen = next((source for source in sources if any(metric in s.columns for s in source)), sources[0])
+            chosen = next(
+                (source for source in sources if any(metric in s.columns for s in source)), sources[0]
+            )
             pieces += chosen
         steps_parts: list[Int64] = []
         value_parts: list[Float32] = []
@@ -277,9 +279,7 @@ class Run:
     @property
     def resumed_at(self) -> list[int]:
         """Steps at which a later attempt begins."""
-        starts = [
-            segment.first_step for _, sources in self.lanes() for segment in sources[0] if segment.used
-        ]
+        starts = [segment.first_step for _, sources in self.lanes() for segment in sources[0] if segment.used]
         return starts[1:]
 
     @property
@@ -390,7 +390,9 @@ class Run:
 
     def state(self, now: float, stall_factor: float, stall_seconds: float) -> tuple[str, str]:
         """(running | finished | failed | interrupted | stalled | ended | samples, one line why)."""
-        if self.files.results or not (self.metric_tails or self.console_tails or self.event_tails or self.manifest):
+        if self.files.results or not (
+            self.metric_tails or self.console_tails or self.event_tails or self.manifest
+        ):
             return "samples", "samples without a training log"
         idle = now - self.written if self.written else 0.0
         patience = max(stall_seconds, stall_factor * (self.step_seconds or 0.0))
@@ -405,7 +407,10 @@ class Run:
             if isinstance(pid, int) and self.manifest.get("host") == socket.gethostname() and not _alive(pid):
                 return "failed", f"process {pid} is gone and never reported an end"
             if idle > patience:
-                return "stalled", f"nothing written for {idle:.0f} s (steps take {self.step_seconds or 0:.0f} s)"
+                return (
+                    "stalled",
+                    f"nothing written for {idle:.0f} s (steps take {self.step_seconds or 0:.0f} s)",
+                )
             return "running", ""
         if self.facts.error and idle > 10:
             return "failed", self.facts.error
@@ -432,7 +437,9 @@ class Run:
             if tail.error:
                 lines.append(f"{tail.path.name}: {tail.error}")
             if tail.index.bad_lines:
-                lines.append(f"{tail.path.name}: {tail.index.bad_lines} lines skipped ({tail.index.first_bad})")
+                lines.append(
+                    f"{tail.path.name}: {tail.index.bad_lines} lines skipped ({tail.index.first_bad})"
+                )
         lines += self.gpu.problems() + self.samples.problems() + self.validation.problems()
         return lines
 

@@ -125,7 +125,9 @@ def read_sample(row: dict[str, Any]) -> Sample:
         group = uid.rsplit("_", 2)[0]
     else:
         group = f"p{crc32(prompt.encode('utf-8', 'replace')):08x}"
-    parts = {key: value for key, value in row.items() if key not in _KNOWN and not isinstance(value, (dict, list))}
+    parts = {
+        key: value for key, value in row.items() if key not in _KNOWN and not isinstance(value, (dict, list))
+    }
     nested = row.get("parts")
     if isinstance(nested, dict):
         parts.update(nested)
@@ -190,7 +192,9 @@ def step_metrics(step: StepSamples) -> dict[str, float]:
         out["zero_advantage_share"] = float(equal[several].mean())
         distinct = len({(s.group, s.output) for s in step.samples if several[0] or len(s.group)})
         out["duplicate_share"] = 1.0 - distinct / len(step.samples)
-    names = {key for s in step.samples[:64] for key, value in s.parts.items() if isinstance(value, (int, float))}
+    names = {
+        key for s in step.samples[:64] for key, value in s.parts.items() if isinstance(value, (int, float))
+    }
     for name in sorted(names)[:32]:
         values = [v for s in step.samples if isinstance(v := s.parts.get(name), (int, float))]
         out[f"part/{name}"] = float(np.mean(values)) if values else float("nan")
@@ -230,7 +234,8 @@ def matching(step: StepSamples, wanted: Filter) -> Int64:
     if wanted.text:
         found = _finder(wanted)
         indices = np.array(
-            [i for i in indices if found(step.samples[i].output) or found(step.samples[i].prompt)], dtype=np.int64
+            [i for i in indices if found(step.samples[i].output) or found(step.samples[i].prompt)],
+            dtype=np.int64,
         )
     return indices
 
@@ -419,7 +424,8 @@ class SampleStats:
         for at, group in enumerate(read.group_of):
             first.setdefault(int(group), at)
         prompts = np.array(
-            [crc32(read.samples[at].prompt.encode("utf-8", "replace")) for at in first.values()], dtype=np.int64
+            [crc32(read.samples[at].prompt.encode("utf-8", "replace")) for at in first.values()],
+            dtype=np.int64,
         )
         self._known[step] = _Known(
             mark,
@@ -435,8 +441,11 @@ class SampleStats:
         names = {name for known in self._known.values() for name in known.metrics}
         series: dict[str, tuple[Int64, Float32]] = {}
         for name in sorted(names):
-            pairs = [(step, self._known[step].metrics[name]) for step in sorted(self._known)
-                     if name in self._known[step].metrics]
+            pairs = [
+                (step, self._known[step].metrics[name])
+                for step in sorted(self._known)
+                if name in self._known[step].metrics
+            ]
             steps = np.array([step for step, _ in pairs], dtype=np.int64)
             series[name] = steps, np.array([value for _, value in pairs], dtype=np.float32)
         self._series = series

@@ -43,7 +43,9 @@ class Column:
     def append(self, rows: Int32, values: Float32) -> None:
         """Add values at strictly growing rows; a value for the newest row again replaces it."""
         if len(rows) > 1 and not np.all(rows[1:] > rows[:-1]):
-            keep = np.append(rows[1:] != rows[:-1], True)  # the same step logged twice: the later value counts
+            keep = np.append(
+                rows[1:] != rows[:-1], True
+            )  # the same step logged twice: the later value counts
             rows, values = rows[keep], values[keep]
         if len(rows) and rows[0] == self.last_row:
             self._values[self.used - 1] = values[0]

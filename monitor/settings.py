@@ -118,7 +118,9 @@ def _settings(raw: dict[str, Any]) -> Settings:
         text_limit=int(_positive(raw, "text_limit")),
         charts=[str(name) for name in raw["charts"]],
         names={
-            str(name): PlainName(tuple(map(str, entry["keys"])), {k: v for k, v in entry.items() if k != "keys"})
+            str(name): PlainName(
+                tuple(map(str, entry["keys"])), {k: v for k, v in entry.items() if k != "keys"}
+            )
             for name, entry in raw["names"].items()
         },
         groups=[

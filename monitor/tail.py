@@ -10,6 +10,7 @@ from monitor import cache, log_parser, tfevents
 from monitor.series import append_batch
 
 CHUNK = 1 << 20
+EVENT_CHUNK = 4 << 20
 CACHE_FROM_BYTES = 2 << 20
 MAX_LINE = 64 << 20
 
@@ -46,7 +47,10 @@ class LogTail:
         if self.index.offset and (
             inode != self.index.inode
             or stat.st_size < self.index.offset
-            or ((stat.st_mtime != self.mtime or stat.st_size != self.size) and not self._unchanged(stat.st_size))
+            or (
+                (stat.st_mtime != self.mtime or stat.st_size != self.size)
+                and not self._unchanged(stat.st_size)
+            )
         ):
             self._start_over()
         changed = stat.st_size != self.size or stat.st_mtime != self.mtime
@@ -70,7 +74,7 @@ class LogTail:
     def advance(self, budget: Callable[[], bool] = lambda: True) -> bool:
         """Read complete new lines, chunk by chunk while ``budget()`` holds; True when records were added."""
         if self.kind == "tfevents":
-            return self._advance_tfevents()
+            return self._advance_tfevents(budget)
         before = self.revision
         try:
             with self.path.open("rb") as handle:
@@ -133,23 +137,29 @@ class LogTail:
         index.offset += len(data)
         self.revision += 1
 
-    def _advance_tfevents(self) -> bool:
+    def _advance_tfevents(self, budget: Callable[[], bool]) -> bool:
+        before = self.revision
+        index = self.index
         try:
-            data = self.path.read_bytes()
+            with self.path.open("rb") as handle:
+                while budget():
+                    handle.seek(index.offset)
+                    data = handle.read(EVENT_CHUNK)
+                    batch, used = tfevents.parse(data)
+                    if not used:
+                        break
+                    if not index.offset:
+                        index.head = data[: cache.HEAD_BYTES]
+                    index.tail = data[max(0, used - cache.HEAD_BYTES) : used]
+                    index.offset += used
+                    index.bad_lines += batch.bad_lines
+                    index.first_bad = index.first_bad or batch.first_bad
+                    index.segments = append_batch(index.segments, batch)
+                    self.revision += 1
+            self._set_error("")
         except OSError as error:
             self._set_error(f"cannot be read: {error.strerror or error}")
-            return False
-        batch, used = tfevents.parse(data, self.index.offset)
-        if used == self.index.offset:
-            return False
-        self.index.offset = used
-        self.index.head = data[: cache.HEAD_BYTES]
-        self.index.tail = data[max(0, used - cache.HEAD_BYTES) : used]
-        self.index.bad_lines += batch.bad_lines
-        self.index.first_bad = self.index.first_bad or batch.first_bad
-        self.index.segments = append_batch(self.index.segments, batch)
-        self.revision += 1
-        return True
+        return self.revision != before
 
     def _unchanged(self, size: int) -> bool:
         try:

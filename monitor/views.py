@@ -184,7 +184,17 @@ def line_update(
     width = bucket_width(max(0, end - begin), max(100, chart.pixels))
     begin = begin // width * width
     origin = float(x[0]) if len(x) and float(x[-1]) > _FLOAT32_EXACT and view.axis == "step" else 0.0
-    state = (metric, series.key, width, begin, chart.span, view.smoothing, view.axis, origin, len(run.resumed_at))
+    state = (
+        metric,
+        series.key,
+        width,
+        begin,
+        chart.span,
+        view.smoothing,
+        view.axis,
+        origin,
+        len(run.resumed_at),
+    )
     last = float(series.values[end - 1]) if end > begin else 0.0
     sent = Sent(state, end, last)
     old = view.sent.get((chart.id, run.id))
@@ -215,7 +225,9 @@ def line_update(
     if at is None:
         marks = _x_of_steps(run, np.array(run.resumed_at, dtype=np.int64), view.axis)
         line["marks"] = [] if marks is None else [float(mark) for mark in marks]
-        line["branches"] = [b for steps, values in series.branches if (b := _branch(run, steps, values, view, chart))]
+        line["branches"] = [
+            b for steps, values in series.branches if (b := _branch(run, steps, values, view, chart))
+        ]
         line["origin"] = origin
     return line, sent
 

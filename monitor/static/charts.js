@@ -310,7 +310,7 @@ export class Charts {
     if (mark !== null && state.axis === "step") {
       shapes.push({ type: "line", x0: mark, x1: mark, yref: "paper", y0: 0, y1: 1, line: { color: bad, width: 1.5, dash: "dot" } });
     }
-    clear(card.readout, missing.map((text) => el("div", {}, text)));
+    card.readout.textContent = card.readout.title = missing.join(" · ");
     card.node.classList.toggle("vt-nodata", !traces.length);
     const layout = {
       uirevision: `${state.axis}|${card.name}|${card.zoomEpoch ?? 0}`, margin: { l: 54, r: 10, t: 6, b: 30 }, height: card.node.classList.contains("vt-wide") ? 380 : 230,

@@ -424,9 +424,18 @@ async function plotlyReady() {
 async function mount(root, server, lang) {
   if (root.dataset.mounted) return;
   root.dataset.mounted = "1";
-  const app = new App(root, server, lang);
+  // A shadow root keeps Gradio's styles out of the panel and the panel's out of Gradio.
+  const shadow = root.attachShadow({ mode: "open" });
+  const page = el("div", {});
+  const style = el("link", { rel: "stylesheet", href: new URL(`panel.css${new URL(import.meta.url).search}`, import.meta.url).href });
+  const styled = new Promise((resolve) => (style.onload = style.onerror = resolve));
+  shadow.append(style, page);
+  const app = new App(page, server, lang);
   window.vtPanel.app = app;
-  await plotlyReady();
+  await Promise.all([plotlyReady(), styled]);
+  // Plotly puts its own rules into the document's head, which a shadow root does not see.
+  const rules = [...document.styleSheets].filter((sheet) => sheet.ownerNode?.id?.startsWith("plotly.js-style")).flatMap((sheet) => [...sheet.cssRules]);
+  shadow.append(el("style", {}, rules.map((rule) => rule.cssText).join("\n")));
   await app.start();
 }
 

@@ -83,15 +83,18 @@ export class HealthTab {
   constructor(app, root) {
     this.app = app;
     this.root = root;
-    this.at = 0;
+    this.at = -Infinity;
   }
 
   show() {
-    this.at = 0;
+    this.at = -Infinity;
     this.tick();
   }
 
   news() {
+    const key = this.app.state.runs.join();
+    if (key !== this.key) this.at = -Infinity;
+    this.key = key;
     this.tick();
   }
 
