@@ -10,6 +10,7 @@ from pathlib import Path
 from common.check_env import gpu
 from common.check_env.environment import ROOT, Stamp
 from common.check_env.finding import ERROR, OK, WARNING, Finding
+from common.install_env.flash_attn import nvcc_version
 
 _SHM_NEEDED_GIB = {"cpu": 1.0, "gpu": 8.0}
 _DISK_NEEDED_GB = 10.0
@@ -123,8 +124,6 @@ def compilers(kind: str) -> Iterator[Finding]:
         fix = "sudo apt install build-essential (Triton and torch.compile call it at run time)"
         yield Finding("machine", "c compiler", WARNING, "none", fix)
     if kind == "gpu":
-        from common.install_env.flash_attn import nvcc_version
-
         version = nvcc_version()
         if not version:
             yield Finding("machine", "nvcc", OK, "none (needed only to compile flash-attn)")

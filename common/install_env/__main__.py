@@ -188,7 +188,10 @@ def _verify(steps: Steps, python: str) -> None:
     if code != 0:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
         wrong = [line.strip() for line in plain.splitlines() if re.match(r"\s*error\b", line)]
-        raise steps.failure("\n".join(wrong) or plain, code)
+        reason = "; ".join(" ".join(line.split()) for line in wrong) or f"the doctor ended with code {code}"
+        raise SetupError(
+            f"step {steps.number} (verifying): {reason}\n  log: {steps.log.path}\n  fix: see the table"
+        )
 
 
 if __name__ == "__main__":
