@@ -88,9 +88,7 @@ def register(
     def add(function: F) -> F:
         cases = tuple(examples)
         known = _SPECS.get(name)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise RewardError(f"reward '{name}' is registered twice; known: {', '.join(sorted(_SPECS))}")
-        if known is not None and known.function.__qualname__ != function.__qualname__:
+        if known is not None and _place(known.function) != _place(function):
             raise RewardError(f"reward '{name}' is registered twice; known: {', '.join(sorted(_SPECS))}")
         if not (function.__doc__ or "").strip() or not cases:
             raise RewardError(f"reward '{name}' needs a docstring and at least one example")
@@ -98,6 +96,11 @@ def register(
         return function
 
     return add
+
+
+def _place(function: Callable[..., Any]) -> tuple[str, str]:
+    """File and name of a function: one file may be loaded twice, as a module and by its path."""
+    return function.__code__.co_filename, function.__qualname__
 
 
 def _load_builtins() -> None:

@@ -23,8 +23,8 @@ _MARKDOWN = {
     "table": re.compile(r"(?m)^\|.+\|\s*\n\|[\s:|-]+\|"),
 }
 _SCRIPTS = {
-    "zh": re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]"),
     "en": re.compile(r"[A-Za-z]+"),
+    "zh": re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]"),
     "ja": re.compile(r"[\u3040-\u30ff]"),
     "ko": re.compile(r"[\uac00-\ud7af]"),
     "ru": re.compile(r"[\u0400-\u04ff]+"),

@@ -37,7 +37,7 @@ def test_slow_algebra_is_ended_in_time_and_the_next_call_works(hard_math: HardMa
 
 @pytest.mark.slow
 def test_pathological_latex_never_exceeds_its_limit(hard_math: HardMath) -> None:
-    limit = 0.5
+    limit = 0.25
     for expression in PATHOLOGICAL:
         begin = time.perf_counter()
         math(solution_str=rf"\boxed{{{expression}}}", ground_truth=r"\frac{\pi}{7}", time_limit=limit)
