@@ -187,11 +187,10 @@ def _verify(steps: Steps, python: str) -> None:
     print(output, flush=True)
     if code != 0:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
-        wrong = [line.strip() for line in plain.splitlines() if re.match(r"\s*error\b", line)]
-        reason = "; ".join(" ".join(line.split()) for line in wrong) or f"the doctor ended with code {code}"
-        raise SetupError(
-            f"step {steps.number} (verifying): {reason}\n  log: {steps.log.path}\n  fix: see the table"
-        )
+        wrong = [line.split() for line in plain.splitlines() if re.match(r"\s*error\b", line)]
+        reason = "; ".join(" ".join(words) for words in wrong) or f"the doctor ended with code {code}"
+        where = f"\n  log: {steps.log.path}\n  fix: the table above says what to do"
+        raise SetupError(f"step {steps.number} (verifying): {reason}{where}")
 
 
 if __name__ == "__main__":

@@ -49,11 +49,13 @@ def test_pip_settings_for_uv(
 def test_pip_settings_are_read_from_pip_itself(tmp_path: Path) -> None:
     """Order: [global] < [install] < PIP_* variables; the environment is named as pip prints it."""
     pip = tmp_path / "python"
-    pip.write_text(
-        "#!/bin/sh\n"
-        "echo \"global.index-url='https://g/simple'\"\necho \"install.index-url='https://i/simple'\"\n"
-        "echo \"global.extra-index-url='https://a\\\\nhttps://b'\"\necho \"list.format='columns'\"\n"
-    )
+    printed = """global.index-url='https://g/simple'
+install.index-url='https://i/simple'
+global.extra-index-url='https://a\\nhttps://b'
+list.format='columns'
+"""
+    (tmp_path / "printed").write_text(printed)
+    pip.write_text(f'#!/bin/sh\ncat "{tmp_path}/printed"\n')
     pip.chmod(0o755)
     settings = pip_config.read(str(pip), {"PIP_CERT": "/ca.pem", "PIP_NO_INDEX": ""})
     assert settings == {

@@ -110,7 +110,8 @@ def test_failed_step_names_step_log_and_fix_and_is_resumed(checkout: Checkout) -
 def test_verification_that_fails_leaves_no_stamp(checkout: Checkout) -> None:
     """The stamp must not lie: packages that are there but do not import are an error."""
     fake = (checkout.bin / "uv").read_text().removeprefix("#!/bin/bash\nexec ").rstrip()
-    break_ray = f'for f in "{checkout.venv}"/lib/python3*/site-packages/ray.py; do [[ ! -e "$f" ]] || echo 1/0 >"$f"; done'
+    modules = f'"{checkout.venv}"/lib/python3*/site-packages/ray.py'
+    break_ray = f'for f in {modules}; do [[ ! -e "$f" ]] || echo 1/0 >"$f"; done'
     checkout.program("uv", f"{fake} && {break_ray}")
     done = checkout.run()
     assert done.returncode == 1
