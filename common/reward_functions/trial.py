@@ -21,7 +21,9 @@ KINDS = ("gold", "empty", "shuffled gold", "random text")
 BINS = 10
 # Share of rows in which gold may fail to beat junk (equal answers, a gold the reward cannot read).
 TOLERATED = 0.5
-_JUNK = "river the of seven blue answer maybe because 12 garden 3.5 not quickly table seems 然后 因为 and we"
+_JUNK = (
+    "river the of seven blue answer maybe because 90817 garden 98765.4321 not table seems 然后 因为 and we"
+)
 _GOLD_FORMS: dict[str, Callable[[str], str]] = {
     "the ground truth alone": lambda gold: gold,
     r"\boxed{gold}": lambda gold: f"The answer is \\boxed{{{gold}}}.",

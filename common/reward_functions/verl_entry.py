@@ -4,7 +4,7 @@
     reward.custom_reward_function.name=compute_score
     +reward.custom_reward_function.reward_kwargs.reward_path=/abs/my_reward.py   ("" for a registered reward)
     +reward.custom_reward_function.reward_kwargs.reward_name=my_reward           (or common:math)
-    +reward.custom_reward_function.reward_kwargs.reward_kwargs={...}             (the reward's own knobs)
+    +reward.custom_reward_function.reward_kwargs.reward_kwargs={...}             (its knobs, or JSON text)
     +reward.custom_reward_function.reward_kwargs.error_policy=raise|zero
     +reward.custom_reward_function.reward_kwargs.parts_dir=/abs/run/rewards
 
@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ async def compute_score(
     *,
     reward_path: str = "",
     reward_name: str = "",
-    reward_kwargs: Mapping[str, Any] | None = None,
+    reward_kwargs: Mapping[str, Any] | str | None = None,
     error_policy: str = "raise",
     parts_dir: str = "",
     **runtime: Any,
@@ -62,7 +63,7 @@ def compute_score_sync(
     *,
     reward_path: str = "",
     reward_name: str = "",
-    reward_kwargs: Mapping[str, Any] | None = None,
+    reward_kwargs: Mapping[str, Any] | str | None = None,
     error_policy: str = "raise",
     parts_dir: str = "",
     **runtime: Any,
@@ -98,9 +99,11 @@ def _ready(path: str, name: str, kwargs: Any, policy: str, parts_dir: str) -> Tr
 
 
 def _plain(kwargs: Any) -> dict[str, Any]:
-    """Knobs as a plain dict; verl passes OmegaConf nodes."""
-    if kwargs is None:
+    """Knobs as a plain dict; verl passes OmegaConf nodes, a launcher JSON text."""
+    if not kwargs:
         return {}
+    if isinstance(kwargs, str):
+        return dict(json.loads(kwargs))
     omegaconf = sys.modules.get("omegaconf")
     if omegaconf is not None and omegaconf.OmegaConf.is_config(kwargs):
         kwargs = omegaconf.OmegaConf.to_container(kwargs, resolve=True)

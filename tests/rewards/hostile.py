@@ -1,4 +1,4 @@
-"""Programs that try to get out of the sandbox or to take the machine down; each prints what it managed to do."""
+"""Programs that try to get out of the sandbox or take the machine down; each prints what it did."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ READ_OUTSIDE = """
 import os, sys
 for target in sys.stdin.read().split():
     try:
-        print("LISTED", os.listdir(target)) if os.path.isdir(target) else print("READ", open(target, "rb").read(9))
+        print("READ", os.listdir(target) if os.path.isdir(target) else open(target, "rb").read(9))
     except OSError:
         pass
 print("done")

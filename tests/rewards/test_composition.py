@@ -69,7 +69,8 @@ def test_async_and_user_parts_from_yaml(tmp_path: Path) -> None:
     )
     path = tmp_path / "reward.yaml"
     path.write_text(
-        "parts:\n  - {reward: 'mine.py:polite', weight: 0.5, kwargs: {word: thanks}}\n  - math\nclip: [0, 1.2]\n"
+        "parts:\n  - {reward: 'mine.py:polite', weight: 0.5, kwargs: {word: thanks}}\n  - math\n"
+        "clip: [0, 1.2]\n"
     )
     reward = load_reward(None, "common:composite", {"config": str(path)})
     result = reward(solution_str=r"thanks \boxed{2}", ground_truth="2", data_source="d", extra_info=None)

@@ -110,8 +110,8 @@ def test_last_number(text: str, number: str | None) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [r"\boxed{", r"{\boxed{1}", "1,", "{", "answer is ", "answer: \n", "$", "一", r"\(", "<answer>", "<tool_call>", " ", "\n",
-     "```", "- ", "answer" + " " * 50, "选 ", "a", "a b ", "1", "\\", "|", "第一步"],
+    [r"\boxed{", r"{\boxed{1}", "1,", "{", "answer is ", "answer: \n", "$", "一", r"\(", "<answer>",
+     "<tool_call>",     " ", "\n", "```", "- ", "answer" + " " * 50, "选 ", "a", "a b ", "1", "\\", "|", "第一步"],
 )  # fmt: skip
 def test_no_text_makes_a_reward_slow(unit: str) -> None:
     text = (unit * 30_000)[:30_000]

@@ -58,7 +58,8 @@ def test_extract_code(response: str, source: str | None) -> None:
         ("```python\ndef f(x):\n    return 0.1 + 0.2\n```", ["assert f(1) == 0.3"], 1.0),
         ("```python\ndef f(x)\n```", ["assert f(1) == 1"], 0.0),
         ("```python\ndef g(x): return x\n```", ["assert f(1) == 1"], 0.0),
-        ("```python\nn = int(input())\nprint(n * 2, n / 3)\n```", {"inputs": ["3\n", "1"], "outputs": ["6 1.0", "2 0.333333333"]}, 1.0),
+        ("```python\nn = int(input())\nprint(n * 2, n / 3)\n```",
+         {"inputs": ["3\n", "1"], "outputs": ["6 1.0", "2 0.333333333"]}, 1.0),
         ("```python\nprint(input()[::-1])\n```", {"inputs": ["ab"], "outputs": ["ab"]}, 0.0),
         ("```python\nprint('一')\n```", {"inputs": [""], "outputs": ["一\n\n"]}, 1.0),
         ("no code", ["assert f(1) == 1"], 0.0),
@@ -82,7 +83,8 @@ def test_a_cheating_program_gains_nothing() -> None:
         "import os; print('ok'); os._exit(0)",
         "import sys; sys.exit(0)",
         "raise SystemExit",
-        "class Always:\n    def __eq__(self, other): return True\n    def __repr__(self): return 'x'\ndef f(x): return Always()",
+        "class Always:\n    def __eq__(self, other): return True\n    def __repr__(self): return 'x'\n"
+        "def f(x): return Always()",
         "import builtins\nbuiltins.repr = lambda value: '4'\ndef f(x): return 5",
         'import json\njson.dumps = lambda line: \'["value", "4"]\'\ndef f(x): return 4',
     )
@@ -159,7 +161,7 @@ class Fusion(BaseHTTPRequestHandler):
     failures: list[int] = []  # noqa: RUF012 (set by the tests)
     seen: list[dict[str, Any]] = []  # noqa: RUF012
 
-    def do_POST(self) -> None:  # noqa: N802 (the name that http.server calls)
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.seen.append({"path": self.path, **body})
         if self.failures:
@@ -172,8 +174,8 @@ class Fusion(BaseHTTPRequestHandler):
             run: dict[str, Any]
             try:
                 done = subprocess.run(
-                    [sys.executable, "-I", "main.py"], cwd=folder, input=body["stdin"], capture_output=True, text=True,
-                    timeout=body["run_timeout"],
+                    [sys.executable, "-I", "main.py"], cwd=folder, input=body["stdin"], capture_output=True,
+                    text=True, check=False, timeout=body["run_timeout"],
                 )  # fmt: skip
                 run = {
                     "status": "Finished",
@@ -238,5 +240,5 @@ def test_sandbox_fusion_is_tried_again_and_then_reported(
         fusion.run_python(fusion_url, "print(3)")
     with pytest.raises(SandboxError, match="must start with http"):
         fusion.run_python("file:///etc/passwd", "print(3)")
-    with pytest.raises(SandboxError, match="failed: .*refused"):
+    with pytest.raises(SandboxError, match=r"failed: .*refused"):
         fusion.run_python("http://127.0.0.1:9", "print(3)")

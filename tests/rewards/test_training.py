@@ -118,7 +118,7 @@ def test_policy_raise_keeps_the_sample_and_stops_every_worker(
     (line,) = records.read_lines(parts, records.ERRORS)
     assert line["sample"]["ground_truth"] == "a"
     other = TrainingReward(bind("other", lambda solution_str: 1.0), "raise", parts)
-    with pytest.raises(RewardError, match="the run is stopping: user.py:bad raised KeyError"):
+    with pytest.raises(RewardError, match=r"the run is stopping: user\.py:bad raised KeyError"):
         other.score({"solution_str": "x"})
 
 
@@ -180,6 +180,9 @@ def test_omegaconf_knobs_become_plain(entry: ModuleType, tmp_path: Path) -> None
     result = call(entry, r"\boxed{a}", reward_name="common:composite", reward_kwargs=knobs)
     assert result["score"] == 1.0
     assert result["math"] == 1.0
+    as_text = '{"parts": [{"reward": "math", "weight": 2.0}]}'
+    assert call(entry, r"\boxed{a}", reward_name="common:composite", reward_kwargs=as_text)["score"] == 2.0
+    assert call(entry, r"\boxed{a}", reward_name="common:math", reward_kwargs="")["score"] == 1.0
 
 
 def test_many_threads_write_whole_lines(entry: ModuleType, user: str, tmp_path: Path) -> None:

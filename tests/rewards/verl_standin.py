@@ -1,12 +1,12 @@
 """A run that swallows reward errors as verl 0.9.1 does, with verl's own reward manager in Ray actors.
 
-Driver -> TaskRunner actor -> reward worker actor, as in verl/trainer/main_ppo.py and agent_loop_tq.py:133. It never
-ends by itself: only the reward's own stop can end it. Arguments: verl_entry.py, reward file, function, parts folder.
+Driver -> TaskRunner actor -> reward worker actor, as in verl/trainer/main_ppo.py and agent_loop_tq.py:133.
+It never ends by itself: only the reward's own stop can end it. Arguments: verl_entry.py, reward file,
+function, parts folder.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from typing import Any
@@ -81,5 +81,4 @@ def reward_config(entry: str, path: str, name: str, parts: str, **more: Any) -> 
 if __name__ == "__main__":
     ray.init(num_cpus=1, include_dashboard=False, address="local", log_to_driver=True)
     runner = ray.remote(TaskRunner).options(num_cpus=0).remote()
-    asyncio.get_event_loop_policy()
     ray.get(runner.run.remote(reward_config(*sys.argv[1:5])))
