@@ -198,14 +198,12 @@ class NearDuplicatePrompts:
 
 
 class Leak:
-    """Validation prompts that training has seen. Training rows go through `see`, validation rows `see_val`."""
+    """Validation prompts that training has seen: its rows go through `see`, then the others `see_val`."""
 
     def __init__(self, near: NearDuplicatePrompts | None) -> None:
         self.near_index = near
         self.train: dict[bytes, Place] = {}
-        self.exact = Finding(
-            "leak", "error", "validation prompt stands in the training data: its score means little"
-        )
+        self.exact = Finding("leak", "error", "validation prompt stands in training too: its score is void")
         self.close = Finding("near_leak", "warning", "validation prompt nearly equals a training prompt")
         self.rows = 0
 

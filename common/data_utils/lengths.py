@@ -76,7 +76,8 @@ def count(tokenizer: Any, rows: Sequence[Row], task: str) -> list[tuple[int, int
             continue
         places.append(len(texts))
         texts += pair
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    lengths = [len(ids) for ids in tokens]
     return [place if isinstance(place, str) else (lengths[place], lengths[place + 1]) for place in places]
 
 

@@ -97,7 +97,7 @@ def text_of(content: Any, field: str) -> str:
         return "".join(parts)
     if isinstance(content, bool) or not isinstance(content, (int, float)) or content != content:
         raise RowError(field, f"must be text, is {_kind(content)}")
-    return str(content)
+    return str(int(content) if isinstance(content, float) and content.is_integer() else content)
 
 
 def required_text(value: Any, field: str) -> str:

@@ -37,6 +37,8 @@ def as_text(value: Any) -> str | None:
         return value
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # whether a whole number met a fraction before it met a text must not show
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
