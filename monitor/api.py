@@ -1,4 +1,4 @@
-"""The panel's server functions: one JSON-able dict in, one out. No Gradio here; app.py hands them to gr.HTML."""
+"""The panel's server functions: one JSON-able dict in, one out. app.py hands them to gr.HTML."""
 
 from __future__ import annotations
 
@@ -306,10 +306,7 @@ class PanelApi:
             steps[-1] if not isinstance(wanted, (int, float)) else min(steps, key=lambda s: abs(s - wanted))
         )
         read = self.sample_cache.read(self._safe(stats.file(step)))
-        for sample in read.samples if stats.parts_by_uid else ():
-            if sample.uid in stats.parts_by_uid:
-                sample.parts.update(stats.parts_by_uid[sample.uid])
-        return steps, step, read
+        return steps, step, stats.joined(step, read)
 
     def _safe(self, path: Any) -> Any:
         if not self.collector.scanner.inside(path) and path != self.collector.root:
@@ -432,9 +429,9 @@ class PanelApi:
         """What looks wrong with one run, worst first; computed again at most every ``health_seconds``."""
         now = time.monotonic()
         held = self._health.get(run.id)
-        if held is not None and held[2] == lang:
-            if held[0] == run.revision or now - held[1] < self.settings.health_seconds:
-                return held[3] + self._state_observations(run, lang)
+        fresh = held is not None and held[2] == lang and now - held[1] < self.settings.health_seconds
+        if held is not None and (fresh or (held[2] == lang and held[0] == run.revision)):
+            return held[3] + self._state_observations(run, lang)
         found = health.evaluate(self.settings.rules, run.metrics, lambda name: _series_pair(run, name))
         rank = {"bad": 0, "warn": 1, "info": 2}
         listed = [

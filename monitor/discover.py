@@ -236,9 +236,9 @@ class Scanner:
             return "tfevents"
         if path.name == _GPU_FILE:
             return "gpu"
-        if path.name.startswith("reward_parts") or path.suffix not in {".jsonl", *_CONSOLE_SUFFIXES}:
-            if self.root != path:  # a file named on the command line is looked at whatever it is called
-                return ""
+        ours = path.suffix in {".jsonl", *_CONSOLE_SUFFIXES} and not path.name.startswith("reward_parts")
+        if not ours and self.root != path:  # a file named on the command line is looked at in any case
+            return ""
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -255,7 +255,7 @@ class Scanner:
             kind = "metrics"
         elif path.suffix == ".jsonl" and log_parser.looks_like_samples(head):
             kind = "samples"
-        elif path.suffix == ".jsonl" and not path == self.root:
+        elif path.suffix == ".jsonl" and path != self.root:
             kind = ""
         elif log_parser.looks_like_console(head) or log_parser.looks_like_console(read_end(path)):
             kind = "console"

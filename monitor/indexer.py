@@ -7,6 +7,7 @@ Reads ``kind<TAB>path`` lines, parses each file, stores its index in the cache a
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import queue
 import subprocess
@@ -66,10 +67,8 @@ class Helper:
     def close(self) -> None:
         """End the process."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            try:
+            with contextlib.suppress(OSError):  # it is gone already
                 self._process.stdin.close()
-            except OSError:
-                pass  # it is gone already
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from monitor.discover import Scanner
@@ -68,8 +69,9 @@ class Collector:
         self._scan()
         for run in self.runs():
             self._small_files(run)
-            while pending := [tail for tail in self._tails(run) if tail.refresh() and self._read(tail)]:
-                del pending
+            changed = True
+            while changed:  # a console log may turn out to be needed only after the metrics were read
+                changed = sum(self._read(tail) for tail in run.tails() if tail.refresh()) > 0
             while run.gpu.advance():
                 pass
             for stats in (run.samples, run.validation):
@@ -115,9 +117,6 @@ class Collector:
         self.notes = found.notes
         self._runs = dict(sorted(runs.items(), key=lambda item: item[1].written, reverse=True))
 
-    def _tails(self, run: Run) -> list[LogTail]:
-        return run.tails()
-
     def _read(self, tail: LogTail, budget: Callable[[], bool] = lambda: True) -> bool:
         if not tail.cache_checked:
             tail.load_cache(self.cache)
@@ -143,55 +142,33 @@ class Collector:
                 if tail.refresh():
                     tail.load_cache(self.cache)
                     waiting.append(tail)
-        helper: Helper | None = None
-        big = [tail for tail in waiting if tail.behind > HELPER_FROM_BYTES]
-        if self.cache is not None and len(big) > 1:
-            helper = Helper(self.cache)
-        while waiting and not self._stop.is_set():
-            if helper is not None and helper.busy is None and len(waiting) > 1:
-                last = max(range(len(waiting)), key=lambda at: (waiting[at].behind > HELPER_FROM_BYTES, at))
-                if last > 0 and waiting[last].behind > HELPER_FROM_BYTES:
-                    tail = waiting[last]
-                    del waiting[last]
-                    if not helper.give(tail):
-                        waiting.append(tail)
-                        helper = None
+        big = sum(tail.behind > HELPER_FROM_BYTES for tail in waiting)
+        helper = Helper(self.cache) if self.cache is not None and big > 1 else None
+        while (waiting or (helper and helper.busy)) and not self._stop.is_set():
+            if not waiting:
+                assert helper is not None
+                self._collect(helper, waiting, wait=0.05)
+                continue
             tail = waiting.popleft()
             if helper is None:
                 self._read(tail)
             else:
-                mine = tail
-                self._read(mine, lambda: self._collect(helper, waiting))
-                if mine.behind and mine.refresh():
-                    self._read(mine)
+                self._collect(helper, waiting)
+                self._read(tail, partial(self._collect, helper, waiting))
             self.list_revision += 1
             self.first_ready.set()
-        if helper is not None and helper.busy is not None:
-            while helper.busy is not None and not self._stop.is_set():
-                self._collect(helper, waiting, wait=0.05)
-            for tail in waiting:  # handed back unread by a helper that died
-                self._read(tail)
         self.loaded_seconds = time.monotonic() - self._began
-        self.list_revision += 1
-        self.complete.set()
-        self.first_ready.set()
         return helper
 
     def _collect(self, helper: Helper, waiting: deque[LogTail], wait: float = 0.0) -> bool:
-        """Take over what the helper has parsed and give it the next big file. Always True (a budget)."""
+        """Take over what the helper has parsed and give it the last big file. Always True (a read budget)."""
         done = helper.poll(wait)
-        if done is not None:
-            if not done.load_cache(self.cache):
-                waiting.append(done)
-            self.list_revision += 1
-            big = [
-                at for at, tail in enumerate(waiting) if tail.behind > HELPER_FROM_BYTES and tail is not done
-            ]
-            if big:
-                tail = waiting[big[-1]]
-                del waiting[big[-1]]
-                if not helper.give(tail):
-                    waiting.append(tail)
+        if done is not None and not done.load_cache(self.cache):
+            waiting.append(done)  # the helper failed on it: read it here
+        if helper.busy is None:
+            big = [tail for tail in waiting if tail.behind > HELPER_FROM_BYTES and tail is not done]
+            if big and helper.give(big[-1]):
+                waiting.remove(big[-1])
         return not self._stop.is_set()
 
     def tick(self) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import statistics
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +26,6 @@ _SECRET_VALUE = re.compile(r"^(sk-|hf_|ghp_|xox|AKIA|ey[A-Za-z0-9_-]{20,}\.)")
 _METHODS = ("sft", "ppo", "grpo", "dpo", "gspo")
 _TIME_KEYS = ("perf/time_per_step", "timing_s/step")
 _TOKEN_KEYS = ("perf/total_num_tokens", "train/global_tokens")
-SAMPLE_PREFIXES = ("samples/", "validation/")
 
 
 @dataclass(frozen=True)
@@ -243,19 +240,19 @@ class Run:
             if metric.startswith(prefix) and metric[len(prefix) :] in stats.metrics():
                 steps, values = stats.series(metric[len(prefix) :])
                 return Series(f"{prefix}{stats.rebuilt}", steps, values, [])
-        pieces: list[Segment] = []
+        pieces: list[tuple[Segment, list[Segment]]] = []
         for _, sources in self.lanes():
-            chosen = next(
-                (source for source in sources if any(metric in s.columns for s in source)), sources[0]
-            )
-            pieces += chosen
+            having = [source for source in sources if any(metric in s.columns for s in source)]
+            others = [segment for source in having[1:] for segment in source]
+            pieces += [(segment, others) for segment in (having or sources)[0]]
         steps_parts: list[Int64] = []
         value_parts: list[Float32] = []
         branches: list[tuple[Int64, Float32]] = []
         key: list[str] = []
         limit: int | None = None
-        for segment in reversed(pieces):
+        for segment, others in reversed(pieces):
             steps, values, _ = segment.points(metric)
+            values = _filled(metric, steps, values, others)
             # Superseded from where the later attempt begins; its first record may hold validation only.
             cut = len(steps) if limit is None else int(np.searchsorted(steps, limit))
             key.append(f"{segment.id}:{cut if limit is not None else ''}")
@@ -449,6 +446,22 @@ class Run:
         return [tail.path.name for tail in tails if tail.index.segments]
 
 
+def _filled(metric: str, steps: Int64, values: Float32, others: list[Segment]) -> Float32:
+    """Values with what the file logger wrote as null taken from the next source, which tells NaN from inf."""
+    holes = np.flatnonzero(~np.isfinite(values)) if others else np.empty(0, dtype=np.int64)
+    if not len(holes):
+        return values
+    filled = values.copy()
+    for segment in others:
+        known, replacements, _ = segment.points(metric)
+        if not len(known):
+            continue
+        at = np.minimum(np.searchsorted(known, steps[holes]), len(known) - 1)
+        same = known[at] == steps[holes]
+        filled[holes[same]] = replacements[at[same]]
+    return filled
+
+
 def _kept(old: dict[int, LogTail], files: list[tuple[int, Path]], kind: str) -> dict[int, LogTail]:
     known = {tail.path: tail for tail in old.values()}
     numbered: dict[int, LogTail] = {}
@@ -467,13 +480,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def median_gap(times: list[float]) -> float | None:
-    """Median of the gaps between times; None below two."""
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
-    return statistics.median(gaps) if gaps else None
-
-
-def now() -> float:
-    return time.time()

@@ -22,6 +22,7 @@ import orjson
 import regex
 
 from monitor.log_parser import Float32, Int32, Int64
+from monitor.reward_parts import RewardParts, name_of
 from monitor.series import Float64
 
 _STEP_FILE = re.compile(r"^(\d{1,15})\.jsonl$")
@@ -38,7 +39,7 @@ class SampleError(ValueError):
 
 @dataclass
 class Sample:
-    """One generated answer. ``final`` is the reward used in training: ``reward`` where dumped, else ``score``."""
+    """One answer. ``final`` is the reward used in training: ``reward`` where dumped, else ``score``."""
 
     prompt: str
     output: str
@@ -69,7 +70,7 @@ class StepSamples:
     group_size: Int64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def advantages(self) -> Float64:
-        """GRPO's advantage of each sample inside its group: (reward - mean) / (std + 1e-6); 0 for a lone one."""
+        """GRPO's advantage of each sample in its group: (reward - mean) / (std + 1e-6); 0 for a lone one."""
         mean, std = self.group_mean[self.group_of], self.group_std[self.group_of]
         alone = self.group_size[self.group_of] < 2
         return np.where(alone, 0.0, (self.scores - mean) / (std + 1e-6))
@@ -313,7 +314,7 @@ class SampleStats:
 
     def __init__(self, folder: Path | None, parts: list[Path]) -> None:
         self.folder = folder
-        self.part_files = parts
+        self.parts = RewardParts(parts)
         self.revision = 0
         self.rebuilt = 0
         self.mtime = 0.0
@@ -322,13 +323,11 @@ class SampleStats:
         self._known: dict[int, _Known] = {}
         self._series: dict[str, tuple[Int64, Float32]] = {}
         self._error = ""
-        self.parts_by_uid: dict[str, dict[str, Any]] = {}
-        self._part_offsets: dict[Path, int] = {}
 
     def update(self, folder: Path | None, parts: list[Path]) -> None:
         if folder != self.folder:
             self.folder, self._folder_mtime = folder, -1.0
-        self.part_files = parts
+        self.parts.paths = parts
 
     def steps(self) -> list[int]:
         """Steps that have a dump."""
@@ -353,7 +352,7 @@ class SampleStats:
 
     def problems(self) -> list[str]:
         bad = sum(known.bad_lines for known in self._known.values())
-        lines = [self._error] if self._error else []
+        lines = [text for text in (self._error, self.parts.error) if text]
         return [*lines, f"samples: {bad} lines skipped (not JSON objects)"] if bad else lines
 
     def history(self, prompt: str) -> list[tuple[int, float, int]]:
@@ -388,9 +387,11 @@ class SampleStats:
     def advance(self, budget: Callable[[], bool]) -> bool:
         """Compute the metrics of steps not seen yet; of the newest three again when their files changed."""
         self.refresh()
-        self._read_parts()
         if self.folder is None:
             return False
+        while self.parts.advance():  # first all parts, so that a step is not judged without its own
+            if not budget():
+                return False
         todo = [step for step in self._listed if step not in self._known]
         todo += [step for step in self._listed[-3:] if step in self._known]
         changed = False
@@ -402,9 +403,13 @@ class SampleStats:
             self._rebuild()
         return changed
 
-    def pending(self) -> bool:
-        """Whether steps wait for ``advance``."""
-        return len(self._known) < len(self._listed)
+    def joined(self, step: int, read: StepSamples) -> StepSamples:
+        """``read`` with the reward parts that were written for this step."""
+        parts = self.parts.of_step(step, "train") if self.parts.paths else {}
+        if parts:
+            for sample in read.samples:
+                sample.parts.update(parts.get(sample.uid) or parts.get(name_of(sample.output)) or {})
+        return read
 
     def _take(self, step: int) -> bool:
         assert self.folder is not None
@@ -415,7 +420,7 @@ class SampleStats:
             mark = (stat.st_mtime, stat.st_size)
             if known is not None and known.mark == mark:
                 return False
-            read = read_samples(path.read_bytes())
+            read = self.joined(step, read_samples(path.read_bytes()))
         except OSError as error:
             self._error = f"{path.name} cannot be read: {error.strerror or error}"
             self._known[step] = _Known((0.0, 0), {}, *_no_prompts(), 0)
@@ -451,32 +456,6 @@ class SampleStats:
         self._series = series
         self.rebuilt += 1
         self.revision += 1
-
-    def _read_parts(self) -> None:
-        """Reward parts written by our reward functions, joined to samples by uid where both have one."""
-        for path in self.part_files:
-            offset = self._part_offsets.get(path, 0)
-            try:
-                size = path.stat().st_size
-                if size < offset:
-                    offset = 0
-                if size == offset:
-                    continue
-                with path.open("rb") as handle:
-                    handle.seek(offset)
-                    data = handle.read(16 << 20)
-            except OSError as error:
-                self._error = f"{path.name} cannot be read: {error.strerror or error}"
-                continue
-            end = data.rfind(b"\n") + 1
-            self._part_offsets[path] = offset + end
-            for line in data[:end].split(b"\n"):
-                try:
-                    row = orjson.loads(line) if line.strip() else None
-                except orjson.JSONDecodeError:
-                    continue
-                if isinstance(row, dict) and row.get("uid") and isinstance(row.get("parts"), dict):
-                    self.parts_by_uid[str(row["uid"])] = row["parts"]
 
 
 def _no_prompts() -> tuple[Int64, Float32, Int32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from monitor import cache, log_parser, tfevents
 from monitor.series import append_batch
@@ -79,27 +80,22 @@ class LogTail:
         try:
             with self.path.open("rb") as handle:
                 handle.seek(self.index.offset)
-                while True:
-                    wanted = min(CHUNK, self.size - self.index.offset)
-                    data = handle.read(wanted) if wanted > 0 else b""
+                while (wanted := min(CHUNK, self.size - self.index.offset)) > 0:
+                    data = handle.read(wanted)
                     end = data.rfind(b"\n") + 1
-                    while not end and len(data) == wanted >= CHUNK:  # one line longer than a chunk
-                        more = handle.read(CHUNK)
-                        if not more or len(data) > MAX_LINE:
-                            break
-                        data += more
-                        wanted = len(data)
+                    if not end and len(data) == CHUNK:  # one line longer than a chunk
+                        data = self._long_line(handle, data)
                         end = data.rfind(b"\n") + 1
-                    if not end:
-                        if len(data) > MAX_LINE:
+                        if not end and len(data) > MAX_LINE:
                             self._skip_giant(data)
-                            handle.seek(self.index.offset)
-                            continue
+                            end = len(data)
+                        elif end:
+                            self._take(data[:end])
+                    elif end:
+                        self._take(data[:end])
+                    if not end or not budget():
                         break
-                    handle.seek(self.index.offset + end)
-                    self._take(data[:end])
-                    if not budget():
-                        break
+                    handle.seek(self.index.offset)
             self._set_error("")
         except OSError as error:
             self._set_error(f"cannot be read: {error.strerror or error}")
@@ -126,6 +122,17 @@ class LogTail:
         if len(batch.steps) or batch.bad_lines:
             index.segments = append_batch(index.segments, batch)
             self.revision += 1
+
+    @staticmethod
+    def _long_line(handle: BinaryIO, begin: bytes) -> bytes:
+        """More of a line that did not end within a chunk: up to its end, or to ``MAX_LINE``."""
+        pieces, size = [begin], len(begin)
+        while size <= MAX_LINE and (more := handle.read(CHUNK)):
+            pieces.append(more)
+            size += len(more)
+            if b"\n" in more:
+                break
+        return b"".join(pieces)
 
     def _skip_giant(self, data: bytes) -> None:
         index = self.index
