@@ -67,9 +67,7 @@ main() {
     prefix="$(env::prefix "$root")" # the one that the other scripts would use
   fi
 
-  if [[ -n "$check" && -x "$prefix/bin/python" ]]; then
-    python="$prefix/bin/python" # the doctor looks at the environment from within, whatever its version
-  elif [[ -x "$prefix/bin/python" ]] && python_fits "$prefix/bin/python"; then
+  if [[ -x "$prefix/bin/python" ]] && python_fits "$prefix/bin/python"; then
     python="$prefix/bin/python"
   elif ! python="$(find_python)"; then
     echo "error: no Python >= 3.10, < 3.13 on PATH (python3 is $(python3 --version 2>&1 || echo missing));" \

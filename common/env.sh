@@ -14,7 +14,7 @@ env::root() {
 # Prints a checksum of every requirements file: a stamp with another one is out of date.
 # Arguments: the repository
 env::digest() {
-  local sum
+  local sum LC_ALL=C # the order of the files must not depend on the user's language
   sum="$(cat "$1"/requirements*.txt "$1"/requirements/*.txt | cksum)"
   printf '%s\n' "${sum// /-}"
 }

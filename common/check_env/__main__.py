@@ -6,6 +6,7 @@ Standard library only, so that it also reports on an environment in which little
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -48,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="./setup_env.sh --check", description=__doc__)
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--installed", action="store_true", help="only what setup_env.sh has just installed")
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], ["--json"], n=1)
+        hint = f"did you mean {near[0]}?" if near else "--json is all that goes with --check"
+        print(f"error: unknown argument {unknown[0]!r}: {hint}", file=sys.stderr)
+        return 2
     if sys.stderr.isatty():
         print("examining, about 15 seconds ...", file=sys.stderr, flush=True)
     found = examine(installing=options.installed)

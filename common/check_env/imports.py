@@ -13,6 +13,7 @@ from pathlib import Path
 from common.check_env.environment import ROOT, Stamp, lock_files, normalise, pins
 from common.check_env.finding import ERROR, OK, WARNING, Finding
 from common.install_env import flash_attn
+from common.install_env.pip_config import redact
 
 # Prints one JSON line per module: what it is before the import, so that a crash has a name, then the outcome.
 _PROBE = """
@@ -45,11 +46,9 @@ def groups(held: Stamp, every: bool) -> list[list[str]]:
     `every` adds what is slow to import and seldom broken: worth it once, after an installation.
     """
     engine = "sglang" if held.kind == "gpu" and held.engine == "sglang" else "vllm"
-    first = ["torch", "transfer_queue", "verl", "transformers"]
-    if held.kind == "gpu":
-        first.append("flash_attn")
-    rest = ["tensordict", "peft", "wandb", "gradio", "math_verify"] if every else []
-    return [first, [engine], ["ray", *rest]]
+    flash = ["flash_attn"] if held.kind == "gpu" else []
+    found = [["torch", *flash, engine], ["ray", "transfer_queue", "verl", "transformers"]]
+    return [*found, ["tensordict", "peft", "wandb", "gradio", "math_verify"]] if every else found
 
 
 def probe(held: Stamp, every: bool, timeout: float = 180.0) -> dict[str, dict[str, object]]:
@@ -73,7 +72,7 @@ def report(held: Stamp, facts: dict[str, dict[str, object]]) -> Iterator[Finding
         if name == "flash_attn":
             if "No module named 'flash_attn'" in error:
                 detail = "not installed: verl runs with sdpa attention, slower on long sequences"
-                yield Finding("imports", name, WARNING, detail, " ".join(flash_attn.command()))
+                yield Finding("imports", name, WARNING, detail, redact(" ".join(flash_attn.command())))
             else:
                 fix = "uv pip uninstall flash-attn (a broken one is worse than none)"
                 yield Finding("imports", name, ERROR, error, fix)

@@ -163,7 +163,11 @@ def _get_uv(python: str, steps: Steps) -> str:
                 raise steps.failure(output, code)
             return elsewhere
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    steps.run([*pip, "--requirement", str(requirement)], os.environ)
+    mirror = os.environ.get(
+        "UV_DEFAULT_INDEX", ""
+    )  # who has set up uv alone still needs pip for this one step
+    index = ["--index-url", re.sub(r"^[\w-]+=", "", mirror)] if mirror else []
+    steps.run([*pip, *index, "--requirement", str(requirement)], os.environ)
     return str(own)
 
 

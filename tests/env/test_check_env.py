@@ -118,13 +118,16 @@ def test_imports_that_fail_hang_or_crash(tmp_path: Path, monkeypatch: pytest.Mon
     assert {found[name].status for name in ("transfer_queue", "verl", "transformers", "vllm")} == {ERROR}
 
 
-def test_missing_flash_attn_is_a_warning_and_a_broken_one_an_error() -> None:
+def test_missing_flash_attn_is_a_warning_and_a_broken_one_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASH_ATTN_INDEX", f"https://me:{SECRET}@mirror/simple")
+
     def report(error: str) -> Finding:
         (found,) = imports.report(GPU_SET, {"flash_attn": {"error": error}})
         return found
 
     missing = report("ModuleNotFoundError: No module named 'flash_attn'")
     assert missing.status == WARNING and "sdpa" in missing.detail and "--default-index" in missing.fix
+    assert SECRET not in missing.fix and "mirror/simple" in missing.fix
     broken = report("ImportError: undefined symbol: _ZN3c10")
     assert broken.status == ERROR and "uninstall flash-attn" in broken.fix
 

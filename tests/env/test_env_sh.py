@@ -98,6 +98,14 @@ def test_override(checkout: Checkout) -> None:
     assert bad.returncode == 2 and "VERL_TRAINING_PYTHON=/nonexistent/python is not a program" in bad.stderr
 
 
+def test_digest_does_not_depend_on_the_language(checkout: Checkout) -> None:
+    script = 'env::digest "$(env::root)"'
+    digests = {
+        checkout.shell(script, LC_ALL=name).stdout for name in ("C", "C.UTF-8", "en_US.UTF-8", "zh_CN.UTF-8")
+    }
+    assert len(digests) == 1 and digests != {""}
+
+
 def test_failing_setup_is_handed_on(checkout: Checkout) -> None:
     done = checkout.shell("env::ensure; echo reached", FAKE_UV_FAIL="error: no space left on device")
     assert done.returncode == 1 and "reached" not in done.stdout

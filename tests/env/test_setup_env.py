@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -225,3 +227,42 @@ def test_check_reports_on_an_environment_without_verl(checkout: Checkout) -> Non
     done = checkout.run("--check")
     assert done.returncode == 1
     assert "verl is not installed" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_check_refuses_unknown_flags(installed: Checkout) -> None:
+    done = installed.run("--check", "--jsn")
+    assert (done.returncode, done.stderr) == (2, "error: unknown argument '--jsn': did you mean --json?\n")
+
+
+def test_active_environment_with_another_python_is_refused(checkout: Checkout, tmp_path: Path) -> None:
+    active = tmp_path / "new"
+    (active / "bin").mkdir(parents=True)
+    (active / "bin" / "python").write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.14.1"\n')
+    (active / "bin" / "python").chmod(0o755)
+    checkout.program("python3.14", "exit 1")
+    done = checkout.run(VIRTUAL_ENV=str(active))
+    assert done.returncode == 1 and not checkout.uv_calls
+    assert f"the environment {active} has Python 3.14.1; Python 3.10 to 3.12 is needed" in done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(checkout: Checkout) -> None:
+    fake = (checkout.bin / "uv").read_text().removeprefix("#!/bin/bash\nexec ").rstrip()
+    checkout.program("uv", f'if [[ "$1" == pip ]]; then exec sleep 60; fi; exec {fake}')
+    command = [str(checkout.root / "setup_env.sh")]
+    setup = subprocess.Popen(
+        command,
+        env=checkout.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert setup.stdout is not None
+    for line in setup.stdout:
+        if "installing 2" in line:
+            break
+    time.sleep(0.3)
+    os.killpg(setup.pid, signal.SIGINT)
+    _, errors = setup.communicate(timeout=20)
+    assert setup.returncode == 130 and "interrupted: run ./setup_env.sh again" in errors
+    assert (checkout.venv / "verl_training_env.partial").exists()
