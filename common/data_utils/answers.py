@@ -9,6 +9,7 @@ from typing import Any
 
 from common.data_utils.errors import RowError
 
+_EXACT = 2.0**53
 _HASHES = re.compile(r"####[ \t]*([^\n]+?)\s*$")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 _MONEY = re.compile(r"^\$\s*(?=[-+]?[\d.])")
@@ -57,6 +58,17 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
+def whole_number(value: float, field: str) -> str:
+    """42.0 -> "42" (pandas writes whole numbers so, in columns with holes).
+
+    Raises:
+        RowError: beyond 2**53, where a JSON number has lost its last digits.
+    """
+    if abs(value) >= _EXACT:
+        raise RowError(field, f"{value!r} is too large to be exact as a number; write it as text")
+    return str(int(value))
+
+
 def truth_text(value: Any, field: str = "ground_truth") -> str:
     """A ground truth as text: 42 and 42.0 -> "42", lists and objects -> JSON.
 
@@ -68,7 +80,7 @@ def truth_text(value: Any, field: str = "ground_truth") -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+        return whole_number(value, field)
     if isinstance(value, (list, dict)):
         if not value:
             raise RowError(field, "is missing or empty")

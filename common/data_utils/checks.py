@@ -241,11 +241,12 @@ class Texts:
 
     def see(self, place: Place, source: Row, row: Row) -> None:
         texts = [turn["content"] for turn in turns_of(row)]
+        texts.append(str(row.get("reward_model", {}).get("ground_truth", "")))
         whole = "\n".join(texts)
         self.languages[language_of(whole)] += 1
         if "\ufffd" in whole:
             self.lost.add(place)
-        self.lengths.append(len(whole))
+        self.lengths.append(sum(map(len, texts)))
         if "chosen" in row:
             sides = [sum(len(turn["content"]) for turn in row[name]) for name in ("chosen", "rejected")]
             self.pairs.append((sides[0], sides[1]))

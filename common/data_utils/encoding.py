@@ -18,8 +18,6 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# A file is UTF-8 with some broken rows, rather than another encoding, when nearly all of it decodes.
-_BROKEN_SHARE = 0.1
 _FEW = 3
 # Running Chinese text has over a third of these; wrongly decoded text a few hundredths.
 _FREQUENT_SHARE = 0.1
@@ -85,15 +83,14 @@ def _wide(head: bytes) -> str | None:
 def _narrow(sample: bytes, path: Path) -> str:
     if _decodes(sample, "utf-8"):
         return "utf-8"
-    text = sample.decode("utf-8", "surrogateescape")[:-3]  # the sample's end may cut a character
-    broken = sum("\udc80" <= char <= "\udcff" for char in text)
-    sound = sum(char > "\x7f" for char in text) - broken
-    if broken < _BROKEN_SHARE * (broken + sound):
-        return "utf-8"
+    foreign = [line for line in sample.split(b"\n")[:-1] if not line.isascii()]
+    sound = sum(_decodes(line, "utf-8") for line in foreign)
+    if foreign and sound * 2 >= len(foreign):
+        return "utf-8"  # with some damaged rows, which will be named
     if _decodes(sample, "gb18030") and _reads_chinese(sample.decode("gb18030", "ignore")):
         return "gb18030"
-    if broken <= _FEW and not sound:
-        return "utf-8"  # too little to tell an encoding from a damaged row: the rows will be named
+    if sum(byte > 0x7F for byte in sample) <= _FEW:
+        return "utf-8"  # too little to tell an encoding from a damaged row
     raise DataError(
         f"{path}: its text is neither UTF-8, UTF-16 nor GB18030; name its encoding with --encoding, "
         "for example cp1252 (Western), big5, shift_jis, euc_kr"

@@ -11,6 +11,7 @@ import ast
 import json
 from typing import Any
 
+from common.data_utils.answers import whole_number
 from common.data_utils.errors import RowError
 from common.data_utils.records import Message
 
@@ -97,7 +98,9 @@ def text_of(content: Any, field: str) -> str:
         return "".join(parts)
     if isinstance(content, bool) or not isinstance(content, (int, float)) or content != content:
         raise RowError(field, f"must be text, is {_kind(content)}")
-    return str(int(content) if isinstance(content, float) and content.is_integer() else content)
+    return (
+        whole_number(content, field) if isinstance(content, float) and content.is_integer() else str(content)
+    )
 
 
 def required_text(value: Any, field: str) -> str:

@@ -97,7 +97,7 @@ def to_rl(record: Record, row: Row, source: Row, plan: Plan) -> Row:
         RowError: no user turn, tool calls in the prompt, or no ground truth where one is required.
     """
     prompt = record.prompt
-    if len(prompt) > 1 or prompt[0]["role"] != "user":
+    if len(prompt) != 1 or prompt[0]["role"] != "user":
         if not any(turn["role"] == "user" for turn in prompt):
             raise RowError("prompt", "has no user turn")
         if any("tool_calls" in turn or turn["role"] == "tool" for turn in prompt):

@@ -196,6 +196,7 @@ BAD = [
     ("sft", {"question": "q", "answer": float("nan")}, "answer", "must be text, is NaN"),
     ("sft", {"question": True, "answer": "a"}, "question", "must be text, is true/false"),
     ("sft", {"question": "q", "answer": {"x": 1}}, "answer", "must be text, is dict"),
+    ("rl", {"question": "q", "ground_truth": 1.5e22, "answer": "a"}, "ground_truth", "too large to be exact"),
     ("sft", [1, 2], "row", "must be an object, is a list"),
     ("sft", "text", "row", "must be an object, is text"),
     ("sft", None, "row", "must be an object, is null"),

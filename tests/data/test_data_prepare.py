@@ -159,7 +159,8 @@ def test_no_validation_where_it_is_switched_off(write_lines: Write, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("rows", "size", "expected"), [(2, None, 1), (100, "", 5), (10**6, None, 500), (100, 0.5, 50), (100, "7", 7), (3, 0.01, 1)]
+    ("rows", "size", "expected"),
+    [(2, None, 1), (100, "", 5), (10**6, None, 500), (100, 0.5, 50), (100, "7", 7), (3, 0.01, 1)],
 )  # fmt: skip
 def test_wanted_rows(rows: int, size: Any, expected: int) -> None:
     assert wanted_rows(rows, size) == expected
@@ -245,11 +246,20 @@ def test_loser_of_a_race_takes_the_winners_entry(
 def test_cache_hit_imports_nothing_heavy(write_lines: Write, tmp_path: Path) -> None:
     source = write_lines(gsm_rows(50))
     prepare(str(source), "rl", tmp_path / "cache")
+    arguments = [
+        "prepare",
+        "--task",
+        "rl",
+        "--train",
+        str(source),
+        "--cache",
+        str(tmp_path / "cache"),
+        "--json",
+    ]
     code = (
-        "import sys; from common.data_utils.cli import main; "
-        f"main(['prepare', '--task', 'rl', '--train', {str(source)!r}, '--cache', {str(tmp_path / 'cache')!r}, '--json']); "
-        "heavy = {'numpy', 'pyarrow', 'pandas', 'torch', 'transformers', 'datasets', 'orjson'} & set(sys.modules); "
-        "assert not heavy, heavy"
+        f"import sys; from common.data_utils.cli import main; main({arguments!r}); "
+        "heavy = {'numpy', 'pyarrow', 'pandas', 'torch', 'transformers', 'datasets', 'orjson'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["cached"] is True
