@@ -1,4 +1,4 @@
-"""Made-up logs for monitor_load.py: verl's file logger byte for byte, and the same numbers as TensorBoard events."""
+"""Made-up logs for monitor_load.py: verl's file logger byte for byte, and the same as TensorBoard events."""
 
 from __future__ import annotations
 

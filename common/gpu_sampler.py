@@ -93,7 +93,7 @@ def host_sample(reader: GpuReader, step: int | None = None) -> dict[str, Any]:
 
 
 def newest_step(folder: Path) -> int | None:
-    """The last complete record's step of the newest ``metrics-*.jsonl`` in ``folder``; None before the first."""
+    """The last complete record's step of the newest ``metrics-*.jsonl`` in ``folder``, if any."""
     try:
         logs = sorted(folder.glob("metrics-*.jsonl"), key=lambda path: path.stat().st_mtime)
         if not logs:

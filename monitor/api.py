@@ -14,6 +14,7 @@ import numpy as np
 from monitor import health, samples, views
 from monitor.metrics_collector import Collector
 from monitor.run import Run
+from monitor.samples import Filter, SampleError, StepSamples
 from monitor.settings import Settings
 
 Request = dict[str, Any]
@@ -58,7 +59,7 @@ class PanelApi:
         def call(request: Any) -> Reply:
             try:
                 return function(request if isinstance(request, dict) else {})
-            except (ApiError, samples.SampleError) as error:
+            except (ApiError, SampleError) as error:
                 return {"error": str(error)}
             except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
                 traceback.print_exc(file=sys.stderr)  # for whoever runs the panel; the page gets one line
@@ -293,7 +294,7 @@ class PanelApi:
         kinds += ["validation"] if run.validation.steps() else []
         return kinds + (["results"] if run.files.results else [])
 
-    def _step(self, run: Run, kind: str, wanted: Any) -> tuple[list[int], int, samples.StepSamples]:
+    def _step(self, run: Run, kind: str, wanted: Any) -> tuple[list[int], int, StepSamples]:
         if kind == "results":
             steps = list(range(len(run.files.results)))
             step = wanted if isinstance(wanted, int) and wanted in steps else 0
@@ -319,9 +320,12 @@ class PanelApi:
         kinds = self._kinds(run)
         if not kinds:
             return {"kinds": [], "steps": [], "groups": [], "matched": 0, "total": 0}
-        kind = request.get("kind") if request.get("kind") in kinds else kinds[0]
+        kind = str(request.get("kind"))
+        kind = kind if kind in kinds else kinds[0]
         steps, step, read = self._step(run, kind, request.get("step"))
-        chosen = samples.matching(read, _filter(request.get("filter")))
+        wanted = _filter(request.get("filter"))
+        chosen = samples.matching(read, wanted)
+        needle = "" if wanted.is_regex else wanted.text
         by_group: dict[int, list[int]] = {}
         for index in chosen.tolist():
             by_group.setdefault(int(read.group_of[index]), []).append(index)
@@ -331,7 +335,8 @@ class PanelApi:
         page = min(max(0, int(request.get("page", 0))), pages - 1)
         advantages = read.advantages()
         groups = [
-            self._group(read, g, by_group[g], advantages) for g in order[page * size : (page + 1) * size]
+            self._group(read, g, by_group[g], advantages, needle)
+            for g in order[page * size : (page + 1) * size]
         ]
         return {
             "kinds": kinds, "kind": kind, "steps": steps, "step": step, "page": page, "pages": pages,
@@ -341,7 +346,9 @@ class PanelApi:
             "results": [path.name for path in run.files.results],
         }  # fmt: skip
 
-    def _group(self, read: samples.StepSamples, group: int, members: list[int], advantages: Any) -> Reply:
+    def _group(
+        self, read: StepSamples, group: int, members: list[int], advantages: Any, needle: str
+    ) -> Reply:
         limit = self.settings.text_limit
         first = read.samples[members[0]]
         answers = []
@@ -350,7 +357,7 @@ class PanelApi:
             answers.append(
                 {
                     "i": index,
-                    "text": sample.output[:limit],
+                    "text": _excerpt(sample.output, limit, needle),
                     "length": len(sample.output),
                     "score": _finite(sample.score),
                     "final": _finite(sample.final),
@@ -477,6 +484,15 @@ def _series_pair(run: Run, name: str) -> tuple[Any, Any]:
     return series.steps, series.values
 
 
+def _excerpt(text: str, limit: int, needle: str) -> str:
+    """The beginning of a text; where a searched word lies beyond it, the part around that word."""
+    at = text.lower().find(needle.lower()) if needle else -1
+    if at + len(needle) <= limit:
+        return text[:limit]
+    begin = max(0, at - limit // 4)
+    return "… " + text[begin : begin + limit]
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
@@ -493,7 +509,7 @@ def _csv(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n\r') else text
 
 
-def _filter(raw: Any) -> samples.Filter:
+def _filter(raw: Any) -> Filter:
     given = raw if isinstance(raw, dict) else {}
 
     def bound(name: str) -> float | None:
@@ -501,7 +517,7 @@ def _filter(raw: Any) -> samples.Filter:
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     shortest, longest = bound("shortest"), bound("longest")
-    return samples.Filter(
+    return Filter(
         low=bound("low"),
         high=bound("high"),
         shortest=None if shortest is None else int(shortest),
@@ -514,7 +530,7 @@ def _filter(raw: Any) -> samples.Filter:
     )
 
 
-def _ordered(read: samples.StepSamples, groups: dict[int, list[int]], sort: str) -> list[int]:
+def _ordered(read: StepSamples, groups: dict[int, list[int]], sort: str) -> list[int]:
     keys: dict[str, Callable[[int], Any]] = {
         "best": lambda g: -read.group_mean[g],
         "worst": lambda g: read.group_mean[g],

@@ -1,7 +1,7 @@
 """The training panel.
 
     cd monitor && python app.py --port 7860 --log_dir ../outputs/logs
-    python monitor/app.py --check ../outputs/logs        # no page: a report, exit code 1 when something is wrong
+    python monitor/app.py --check ../outputs/logs    # no page: a report; exit code 1 when something is wrong
 
 See monitor/README.md.
 """
@@ -36,8 +36,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 AUTH_VARIABLE = "MONITOR_AUTH"
 _PAGE_CSS = (
-    ".gradio-container, .gradio-container > main { max-width: none !important; padding: 0 !important; margin: 0 !important }"
-    " footer { display: none !important } .gradio-container .vt-host, .gradio-container .vt-host > div"
+    "footer { display: none !important } .gradio-container .vt-host, .gradio-container .vt-host > div"
     " { padding: 0 !important; border: 0 !important; overflow: visible !important }"
 )
 _MOUNT = """
@@ -68,7 +67,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--root-path", default="", metavar="/PATH", help="path under which a proxy serves the panel"
     )
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME",
-                        help="a further name in the browser's address bar, for a proxy without a login")  # fmt: skip
+                        help="a further name that browsers may use, for a proxy without a login")  # fmt: skip
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the page (default en)")
     parser.add_argument(
         "--config", type=Path, default=Path(__file__).with_name("config.yaml"), help="settings file"
@@ -115,6 +114,9 @@ def listen(host: str, port: int) -> socket.socket:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((host, port))
+    except OverflowError as error:
+        server.close()
+        raise UsageError(f"--port {port}: must be 0 to 65535") from error
     except OSError as error:
         server.close()
         if error.errno in (98, 48, 10048):
@@ -227,7 +229,8 @@ def launch(args: argparse.Namespace) -> int:
         loop = asyncio.get_running_loop()
 
         def behind() -> None:
-            collector.first_ready.wait(timeout=1.0)  # the newest run first
+            # The door already shows the runs, so they come first; with a login only Gradio can show them.
+            (collector.first_ready if auth else collector.complete).wait(timeout=15.0)
             try:
                 app, blocks = gradio_app(api, assets, auth, root_path)
             except (
@@ -263,9 +266,8 @@ def _say_where(args: argparse.Namespace, port: int, root_path: str, root: Path) 
     print(f"Panel:   http://{shown}:{port}{root_path}/")
     if args.host in LOOPBACK:
         user = os.environ.get("USER") or "USER"
-        print(
-            f"Remote:  ssh -N -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}   (run this on your own computer)"
-        )
+        tunnel = f"ssh -N -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}"
+        print(f"Remote:  {tunnel}   (run this on your own computer)")
     print(f"Logs:    {root}")
     if not root.exists():
         print("         this folder does not exist yet; runs appear here as soon as it does")

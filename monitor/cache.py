@@ -1,7 +1,7 @@
 """The index cache: parsed columns of big log files, so that a panel opens them without reading them again.
 
-One file per log, under the user's cache folder and never under the log folder. It is used only when the log is
-still the file that was read: same device and inode, at least as long, same first and last bytes before the
+One file per log, under the user's cache folder and never under the log folder. It is used only when the log
+is still the file that was read: same device and inode, at least as long, same first and last bytes before the
 offset. What was appended since is then read from that offset.
 """
 

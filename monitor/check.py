@@ -29,14 +29,14 @@ def report(root: Path, config: Settings, lang: str, now: float) -> int:
     for run in collector.runs():
         entry = api.entry(run, now)
         total = f"/{entry['total']}" if entry["total"] else ""
+        sources = ", ".join(entry["sources"]) or "no log"
         print(
             f"{run.id}: {entry['method'] or '?'} {entry['state']}, step {entry['step']}{total}, "
-            f"{entry['metrics']} metrics from {', '.join(entry['sources']) or 'no log'}, attempts {entry['attempts']}"
+            f"{entry['metrics']} metrics from {sources}, attempts {entry['attempts']}"
         )
         if entry["validation"]:
-            print(
-                f"      {entry['validation']} = {entry['last']:.6g} (best {entry['best']:.6g} at step {entry['best_step']})"
-            )
+            best = f"best {entry['best']:.6g} at step {entry['best_step']}"
+            print(f"      {entry['validation']} = {entry['last']:.6g} ({best})")
         for seen in api.observations(run, lang):
             print(f"{_MARK.get(seen['severity'], 'note')}  {seen['text']}")
             if seen["advice"]:

@@ -1,8 +1,8 @@
 """The front door: an ASGI app that answers at once, while Gradio is still being imported behind it.
 
 Importing Gradio takes seconds. Until it is ready the door itself serves the same page, with the same server
-functions; afterwards every request goes to Gradio, except the page's own files and, for pages opened early, those
-functions. With a login the door serves no data at all: only Gradio, which checks it, does.
+functions; afterwards every request goes to Gradio, except the page's own files and, for pages opened early,
+those functions. With a login the door serves no data at all: only Gradio, which checks it, does.
 """
 
 from __future__ import annotations
@@ -126,6 +126,8 @@ class Door:
             await self.inner(scope, receive, send)
         elif path in ("", "/"):
             await self._early(send)
+        elif path == "/favicon.ico":
+            await _reply(send, 204, b"")
         else:
             await _reply(send, 503, b"the panel is starting\n", extra=[(b"retry-after", b"2")])
 
@@ -146,8 +148,9 @@ class Door:
             page = f"<!doctype html><meta charset=utf-8>{refresh}<title>verl_training</title><p>{text}</p>"
         else:
             page = (
-                f'<!doctype html><html lang="{self.lang}"><head><meta charset="utf-8"><title>verl_training monitor'
-                '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
+                f'<!doctype html><html lang="{self.lang}"><head><meta charset="utf-8">'
+                "<title>verl_training monitor</title>"
+                '<meta name="viewport" content="width=device-width, initial-scale=1">'
                 f"{head_tags(self.root_path, self.assets)}</head><body>"
                 f'<div id="vt-panel" data-base="{html.escape(self.root_path)}" data-lang="{self.lang}"></div>'
                 "</body></html>"

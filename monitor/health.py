@@ -1,8 +1,8 @@
 """What looks wrong, as observations: pure functions over series, shared by the panel and the run watcher.
 
-A rule (see ``rules`` in monitor/config.yaml) names metrics, a test and its numbers; ``evaluate`` applies it to the
-first of its metrics that a run has. Observations describe; they do not judge: on these signals false alarms are
-common, and reward hacking shows late.
+A rule (see ``rules`` in monitor/config.yaml) names metrics, a test and its numbers; ``evaluate`` applies it
+to the first of its metrics that a run has. Observations describe; they do not judge: on these signals false
+alarms are common, and reward hacking shows late.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def rolling_mean(values: Float64, window: int) -> Float64:
 
 
 def _ongoing(holds: np.ndarray[Any, np.dtype[np.bool_]], hold: int) -> int | None:
-    """Index where the unbroken stretch of True that reaches the end begins; None when shorter than ``hold``."""
+    """Where the unbroken stretch of True that reaches the end begins; None when shorter than ``hold``."""
     if not len(holds) or not holds[-1]:
         return None
     broken = np.flatnonzero(~holds)
@@ -240,7 +240,7 @@ def check(rule: Rule, metric: str, steps: Int64, values: Float32) -> Observation
 
 
 def evaluate(rules: Iterable[Rule], metrics: Iterable[str], series: SeriesOf) -> list[Observation]:
-    """All rules over one run. A rule's metric may end in ``*``: then every metric with that beginning is tested."""
+    """All rules over one run. A rule's metric ending in ``*`` means every metric with that beginning."""
     names = list(metrics)
     have = set(names)
     found: list[Observation] = []

@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass
 class ConsoleFacts:
-    """What a console log says besides its metrics: the progress bar's total and whether it ends in an error."""
+    """What a console log says besides its metrics: the bar's total and whether it ends in an error."""
 
     total_steps: int | None = None
     at: int | None = None
@@ -183,7 +183,7 @@ def parse_jsonl(data: bytes) -> Batch:
 
 
 def console_pairs(text: bytes) -> dict[str, float]:
-    """``key:value - key:value`` of one console record. A key may hold ":" or " - "; values must be numbers."""
+    """``key:value - key:value`` of one record. A key may hold ":" or " - "; values are numbers."""
     pairs: dict[str, float] = {}
     pending = b""
     for part in text.split(b" - "):
@@ -232,7 +232,7 @@ def parse_console(data: bytes) -> Batch:
 
 
 def console_facts(tail: bytes) -> ConsoleFacts:
-    """Read the last part of a console log: the bar's ``N/total`` and the last error line, if it ends in one."""
+    """Read the end of a console log: the bar's ``N/total`` and the last error line, if it ends in one."""
     clean = ANSI.sub(b"", tail)
     facts = ConsoleFacts()
     for match in _PROGRESS.finditer(clean):

@@ -132,7 +132,7 @@ class Collector:
         return run.refresh_facts() or changed
 
     def _first_load(self) -> Helper | None:
-        """Everything that lies there at start: the newest run first, big files shared with a second process."""
+        """What lies there at start: the newest run first, big files shared with a second process."""
         runs = self.runs()
         for run in runs:
             self._small_files(run)

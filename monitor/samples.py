@@ -106,7 +106,7 @@ def _number(value: Any) -> float:
 
 
 def looks_truncated(row: dict[str, Any], output: str) -> bool:
-    """Whether an answer was cut: by its own field where there is one, else because it ends in mid-sentence."""
+    """Whether an answer was cut: its own field says so or, without one, it ends in mid-sentence."""
     if "truncated" in row:
         return bool(row["truncated"])
     if row.get("finish_reason"):

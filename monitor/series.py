@@ -1,7 +1,7 @@
 """Columns of numbers that only grow, and the arithmetic the charts need: min-max reduction and smoothing.
 
-One writer appends, any number of readers look: a column publishes ``(array, length)`` as one tuple, so a reader
-holds an immutable view while the writer goes on (see ``Column.view``).
+One writer appends, any number of readers look: what was appended never moves or changes, so a reader holds an
+immutable view while the writer goes on.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Segment:
                 column.append(row_of if rows is None else row_of[rows], values)
 
     def points(self, key: str, below_step: int | None = None) -> tuple[Int64, Float32, Int32 | slice]:
-        """Steps, values and rows of a metric, cut before ``below_step``; empty when the metric is not here."""
+        """Steps, values and rows of a metric, cut before ``below_step``; empty without the metric."""
         column = self.columns.get(key)
         steps = self.steps
         if column is None:
@@ -183,7 +183,7 @@ class Reduced:
 
 
 def bucket_width(points: int, buckets: int) -> int:
-    """The power of two that puts ``points`` into at most ``buckets`` buckets: it changes rarely as data grow."""
+    """The power of two that puts ``points`` into at most ``buckets`` buckets: it rarely changes."""
     width = 1
     while points > buckets * width:
         width *= 2

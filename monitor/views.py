@@ -1,8 +1,8 @@
 """What an open page shows, kept on the server so that a poll sends only what is new.
 
-A page holds a session id and a sequence number. While both sides agree on the number, the server knows what the
-page has; otherwise the page sends its whole view again. Series travel as base64 float32, reduced to the chart's
-width with every minimum and maximum kept.
+A page holds a session id and a sequence number. While both sides agree on the number, the server knows what
+the page has; otherwise the page sends its whole view again. Series travel as base64 float32, reduced to the
+chart's width with every minimum and maximum kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def packed(values: np.ndarray[Any, Any]) -> str:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of a page: ``metric`` is a plain name or a key, ``pixels`` its width, ``span`` the zoomed x range."""
+    """One chart: ``metric`` is a plain name or a key, ``pixels`` its width, ``span`` the zoomed x range."""
 
     id: str
     metric: str
@@ -166,7 +166,7 @@ def _x_of_steps(run: Run, steps: Int64, axis: str) -> Float64 | Int64 | None:
 def line_update(
     run: Run, metric: str, chart: Chart, view: View, smoother: Smoother
 ) -> tuple[dict[str, Any] | None, Sent]:
-    """What a page needs to bring one line up to date: None when nothing, else points from ``at`` on (null: all).
+    """What a page lacks of one line: None when nothing, else the points from ``at`` on (null: all).
 
     The returned ``Sent`` is what the page has afterwards.
     """

@@ -27,7 +27,8 @@ def make_run(
     records: list[tuple[int, dict[str, Any]]] = [(0, {"val-core/gsm8k/acc/mean@1": 0.1})]
     for step in range(1, steps + 1):
         data = {
-            "actor/pg_loss": 0.01 * (step % 3), "actor/kl_loss": 0.001 * step, "actor/entropy": 1.0 - 0.001 * step,
+            "actor/pg_loss": 0.01 * (step % 3), "actor/kl_loss": 0.001 * step,
+            "actor/entropy": 1.0 - 0.001 * step,
             "critic/score/mean": step / steps, "perf/time_per_step": 2.0, "perf/total_num_tokens": 1000.0,
             "actor/grad_norm": 0.5, "response_length/mean": 100.0 + step,
         }  # fmt: skip
@@ -39,7 +40,7 @@ def make_run(
         "schema": 1, "method": "grpo", "run": folder.name, "model": "Qwen/Qwen3-8B", "state": state,
         "created": "2026-01-01T00:00:00+00:00", "total_steps": total or steps, "pid": 1, "host": "elsewhere",
         "knobs": {"LEARNING_RATE": "1e-6", "OPENAI_API_KEY": "sk-verysecret"},
-        "command": ["python", "-m", "verl.trainer.main_ppo", "algorithm.adv_estimator=grpo", "x.api_key=hush"],
+        "command": ["python", "-m", "verl.trainer.main", "algorithm.adv_estimator=grpo", "x.api_key=hush"],
         "attempts": [{"n": 1, "metrics": "metrics-1.jsonl", "console": "console-1.log", "exit_code": 0}],
     } | manifest  # fmt: skip
     write(folder / "run.json", json.dumps(run))

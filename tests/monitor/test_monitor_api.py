@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of cases read better on one line)
 """What travels between page and server: increments, zoom, smoothing, lists, exports, errors."""
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ def test_zoom_brings_finer_points(tmp_path: Path, loaded: Load) -> None:
     monitor_logs.write_jsonl(tmp_path / "r" / "metrics-1.jsonl", 1, 20_000)
     page = Page(loaded(tmp_path), ["r"], ["actor/pg_loss"])
     coarse = [x for x, _ in page.lines["actor/pg_loss", "r"] if 5000 <= x <= 5050]
-    page.show(charts=[{"id": "actor/pg_loss", "metric": "actor/pg_loss", "pixels": 100, "span": [5000, 5050]}])
+    page.show(
+        charts=[{"id": "actor/pg_loss", "metric": "actor/pg_loss", "pixels": 100, "span": [5000, 5050]}]
+    )
     fine = [x for x, _ in page.lines["actor/pg_loss", "r"] if 5000 <= x <= 5050]
     assert len(coarse) < 5
     assert fine == list(range(5000, 5051))
@@ -175,14 +178,25 @@ def test_million_step_runs_keep_their_steps_apart(tmp_path: Path, loaded: Load) 
         ("value_loss", {"actor/pg_loss": 1.0}, None),
     ],
 )  # fmt: skip
-def test_plain_names_stand_for_verl_keys(tmp_path: Path, loaded: Load, plain: str, data: dict[str, float], key: str | None) -> None:
+def test_plain_names_stand_for_verl_keys(
+    tmp_path: Path, loaded: Load, plain: str, data: dict[str, float], key: str | None
+) -> None:
     write(tmp_path / "r" / "metrics-1.jsonl", jsonl([(1, data)]))
     api = loaded(tmp_path)
     assert api.resolve(api.collector.runs()[0], plain) == key
 
 
 def test_plain_names_of_the_issue_are_explained_in_both_languages(config: settings.Settings) -> None:
-    names = {"policy_loss", "value_loss", "kl_loss", "reward_mean", "reward_std", "kl_divergence", "entropy", "gpu_utilization"}
+    names = {
+        "policy_loss",
+        "value_loss",
+        "kl_loss",
+        "reward_mean",
+        "reward_std",
+        "kl_divergence",
+        "entropy",
+        "gpu_utilization",
+    }
     assert names <= config.names.keys()
     for name in names:
         assert {"en", "zh"} <= config.names[name].meaning.keys()
@@ -259,7 +273,12 @@ def test_nothing_a_browser_sends_breaks_a_function(tmp_path: Path, loaded: Load,
 
 def test_settings_file_is_really_read(tmp_path: Path) -> None:
     text = (ROOT / "monitor" / "config.yaml").read_text(encoding="utf-8")
-    changed = write(tmp_path / "c.yaml", text.replace("refresh_seconds: 2", "refresh_seconds: 7").replace("index_cache: auto", "index_cache: off"))
+    changed = write(
+        tmp_path / "c.yaml",
+        text.replace("refresh_seconds: 2", "refresh_seconds: 7").replace(
+            "index_cache: auto", "index_cache: off"
+        ),
+    )
     read = settings.load(changed)
     assert (read.refresh_seconds, read.index_cache) == (7.0, None)
 

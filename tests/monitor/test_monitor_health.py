@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of cases read better on one line)
 """Each rule on a series that shows it and on one that does not."""
 
 from __future__ import annotations
@@ -63,8 +64,12 @@ def test_a_healthy_run_gives_no_observation(config: Settings) -> None:
     assert [seen.rule.id for seen in observe(config)] == []
 
 
-@pytest.mark.parametrize(("rule", "metric", "values", "since"), ILL, ids=[f"{r}-{m.split('/')[-1]}" for r, m, _, _ in ILL])
-def test_rule_holds_from_its_step(config: Settings, rule: str, metric: str, values: np.ndarray, since: int) -> None:
+@pytest.mark.parametrize(
+    ("rule", "metric", "values", "since"), ILL, ids=[f"{r}-{m.split('/')[-1]}" for r, m, _, _ in ILL]
+)
+def test_rule_holds_from_its_step(
+    config: Settings, rule: str, metric: str, values: np.ndarray, since: int
+) -> None:
     found = {seen.rule.id: seen for seen in observe(config, **{metric: values})}
     assert rule in found
     assert found[rule].metric == metric
@@ -111,7 +116,10 @@ def test_short_or_empty_series_do_not_break_a_rule(config: Settings, values: lis
         ({"id": "x", "metrics": ["a"], "test": "abov", "says": {"en": ""}}, "unknown test 'abov'"),
         ({"id": "x", "metrics": ["a"], "test": "above", "says": {"zh": ""}}, "needs a text for en"),
         ({"id": "x", "metrics": ["a"], "test": "above", "says": {"en": ""}, "valu": 1}, "unknown key 'valu'"),
-        ({"id": "x", "metrics": ["a"], "test": "above", "says": {"en": ""}, "value": "high"}, "could not convert"),
+        (
+            {"id": "x", "metrics": ["a"], "test": "above", "says": {"en": ""}, "value": "high"},
+            "could not convert",
+        ),
     ],
 )
 def test_bad_rule_is_named(entry: object, message: str) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of cases read better on one line)
 """Every line form that verl 0.9.1 writes, and what else lies in its logs."""
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ def test_file_logger_lines_become_columns() -> None:
 
 def test_rows_with_different_keys_keep_their_places() -> None:
     data = b'{"step":0,"data":{"val":9}}\n{"step":1,"data":{"a":1}}\n{"step":2,"data":{"a":2,"val":8}}\n'
-    assert cells(log_parser.parse_jsonl(data)) == [(0, {"val": 9.0}), (1, {"a": 1.0}), (2, {"a": 2.0, "val": 8.0})]
+    assert cells(log_parser.parse_jsonl(data)) == [
+        (0, {"val": 9.0}),
+        (1, {"a": 1.0}),
+        (2, {"a": 2.0, "val": 8.0}),
+    ]
 
 
 def test_null_is_nan_and_text_is_left_out() -> None:
@@ -91,7 +96,9 @@ def test_console_line(line: bytes, step: int, expected: dict[str, float]) -> Non
         assert row[1][key] == pytest.approx(value, nan_ok=True)
 
 
-@pytest.mark.parametrize("line", [b"last_step:3 - a:1", b"substep:3 - a:1", b"step:x - a:1", b"step 3 - a:1", b"global_step:5"])
+@pytest.mark.parametrize(
+    "line", [b"last_step:3 - a:1", b"substep:3 - a:1", b"step:x - a:1", b"step 3 - a:1", b"global_step:5"]
+)
 def test_other_console_lines_are_passed_over(line: bytes) -> None:
     assert not len(log_parser.parse_console(line + b"\n").steps)
 
@@ -101,10 +108,18 @@ def test_console_keeps_undecodable_bytes_visible() -> None:
     assert row == (1, {"a\ufffd": 1.0})
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.dictionaries(st.sampled_from("abcd"), st.floats(width=32), max_size=4)), max_size=20))
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 10**6), st.dictionaries(st.sampled_from("abcd"), st.floats(width=32), max_size=4)
+        ),
+        max_size=20,
+    )
+)
 def test_whatever_is_logged_comes_back(records: list[tuple[int, dict[str, float]]]) -> None:
     text = "".join(
-        json.dumps({"step": step, "data": {k: v if math.isfinite(v) else None for k, v in data.items()}}) + "\n"
+        json.dumps({"step": step, "data": {k: v if math.isfinite(v) else None for k, v in data.items()}})
+        + "\n"
         for step, data in records
     )
     back = cells(log_parser.parse_jsonl(text.encode()))
@@ -126,7 +141,7 @@ def test_no_bytes_break_a_parser(junk: bytes) -> None:
 def test_console_end_tells_total_and_error() -> None:
     text = (
         b"Training Progress:  10%|# | 10/100 [00:10<01:30,  1.0s/it]\nstep:10 - a:1\n"
-        b"Traceback (most recent call last):\n  File \"x.py\", line 1\ntorch.OutOfMemoryError: CUDA out of memory.\n"
+        b'Traceback (most recent call last):\n  File "x.py", line 1\ntorch.OutOfMemoryError: CUDA out of memory.\n'
     )
     facts = log_parser.console_facts(text)
     assert (facts.at, facts.total_steps) == (10, 100)

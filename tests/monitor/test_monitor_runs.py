@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of cases read better on one line)
 """Finding runs, stitching attempts, telling their state."""
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from monitor_fixtures import jsonl, make_run, sample, write
 
 from benchmarks import monitor_logs
 from monitor.api import PanelApi
 from monitor.discover import Scanner
 from monitor.metrics_collector import Collector
 from monitor.run import Run
-from monitor_fixtures import jsonl, make_run, sample, write
 
 Load = Callable[[Path], PanelApi]
 
@@ -29,7 +30,13 @@ def only(api: PanelApi) -> Run:
 def test_run_folder(tmp_path: Path, loaded: Load) -> None:
     make_run(tmp_path / "grpo" / "a")
     run = only(loaded(tmp_path))
-    assert (run.id, run.method, run.model, run.last_step, run.total_steps) == ("grpo/a", "grpo", "Qwen/Qwen3-8B", 20, 20)
+    assert (run.id, run.method, run.model, run.last_step, run.total_steps) == (
+        "grpo/a",
+        "grpo",
+        "Qwen/Qwen3-8B",
+        20,
+        20,
+    )
     assert run.series("actor/kl_loss").steps.tolist() == list(range(1, 21))
 
 
@@ -43,14 +50,20 @@ def test_plain_verl_output_is_one_run_per_file(tmp_path: Path, loaded: Load) -> 
 
 
 def test_single_old_console_log(tmp_path: Path, loaded: Load) -> None:
-    log = write(tmp_path / "train_output", "config ...\n(TaskRunner pid=1) step:1 - actor/pg_loss:0.5 - critic/vf_loss:1\n")
+    log = write(
+        tmp_path / "train_output",
+        "config ...\n(TaskRunner pid=1) step:1 - actor/pg_loss:0.5 - critic/vf_loss:1\n",
+    )
     run = only(loaded(log))
     assert run.method == "ppo"
     assert run.series("actor/pg_loss").values.tolist() == [0.5]
 
 
 def test_console_of_a_folder_fills_what_the_file_logger_lost(tmp_path: Path, loaded: Load) -> None:
-    write(tmp_path / "r" / "metrics-1.jsonl", '{"step":1,"data":{"a":null,"b":1}}\n{"step":2,"data":{"a":null,"b":2}}\n')
+    write(
+        tmp_path / "r" / "metrics-1.jsonl",
+        '{"step":1,"data":{"a":null,"b":1}}\n{"step":2,"data":{"a":null,"b":2}}\n',
+    )
     write(tmp_path / "r" / "console-1.log", "step:1 - a:inf - b:1\nstep:2 - a:nan - b:2 - only_here:3\n")
     run = only(loaded(tmp_path))
     assert run.series("a").values[0] == np.inf
@@ -90,7 +103,10 @@ def test_attempts_are_stitched_and_the_latest_wins(tmp_path: Path, loaded: Load)
 
 
 def test_backward_jump_inside_one_file_is_a_resume_too(tmp_path: Path, loaded: Load) -> None:
-    log = write(tmp_path / "c.log", "".join(f"step:{s} - a:{v}\n" for s, v in [(1, 1), (2, 2), (3, 3), (2, 20), (3, 30)]))
+    log = write(
+        tmp_path / "c.log",
+        "".join(f"step:{s} - a:{v}\n" for s, v in [(1, 1), (2, 2), (3, 3), (2, 20), (3, 30)]),
+    )
     series = only(loaded(log)).series("a")
     assert series.steps.tolist() == [1, 2, 3]
     assert series.values.tolist() == [1, 20, 30]
@@ -138,7 +154,9 @@ def test_damaged_run_json_is_said_and_the_curves_stay(tmp_path: Path, loaded: Lo
 
 
 def test_secrets_are_masked(tmp_path: Path, loaded: Load) -> None:
-    make_run(tmp_path / "r", knobs={"HF_TOKEN": "hf_abc", "X": "sk-12345", "LR": "1", "nested": {"password": "p"}})
+    make_run(
+        tmp_path / "r", knobs={"HF_TOKEN": "hf_abc", "X": "sk-12345", "LR": "1", "nested": {"password": "p"}}
+    )
     shown = json.dumps(only(loaded(tmp_path)).knobs())
     for secret in ("hf_abc", "sk-12345", "hush", '"p"'):
         assert secret not in shown
@@ -198,7 +216,9 @@ def test_collector_follows_a_growing_run_and_new_and_deleted_ones(tmp_path: Path
     assert [run.id for run in collector.runs()] == ["b"]
 
 
-def test_background_load_uses_the_second_process_and_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_background_load_uses_the_second_process_and_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("monitor.metrics_collector.HELPER_FROM_BYTES", 1 << 20)
     for i in range(4):
         monitor_logs.write_jsonl(tmp_path / "logs" / f"r{i}" / "metrics-1.jsonl", i, 4000)
@@ -223,7 +243,16 @@ def test_time_axis_comes_from_the_step_times(tmp_path: Path, loaded: Load) -> No
 def test_time_axis_of_sft_comes_from_the_gpu_log(tmp_path: Path, loaded: Load) -> None:
     folder = make_run(tmp_path / "r")
     write(folder / "metrics-1.jsonl", jsonl([(s, {"train/loss": 1.0}) for s in range(1, 4)]))
-    write(folder / "gpu.jsonl", "".join(json.dumps({"time": 1000.0 + 5 * s, "host": "h", "step": s, "gpus": [], "cpu": 1.0, "ram_used": 1}) + "\n" for s in range(1, 4)))
+    write(
+        folder / "gpu.jsonl",
+        "".join(
+            json.dumps(
+                {"time": 1000.0 + 5 * s, "host": "h", "step": s, "gpus": [], "cpu": 1.0, "ram_used": 1}
+            )
+            + "\n"
+            for s in range(1, 4)
+        ),
+    )
     axis = only(loaded(tmp_path)).axis("time")
     assert axis is not None
     assert axis[1].tolist() == [0.0, 5.0, 10.0]

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of cases read better on one line)
 """Samples: reading dumps, grouping, filters, computed metrics."""
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ def test_filter(wanted: Filter, kept: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [(Filter(text="(", is_regex=True), "not a regular expression"), (Filter(outcome="odd"), "unknown outcome")],
+    [
+        (Filter(text="(", is_regex=True), "not a regular expression"),
+        (Filter(outcome="odd"), "unknown outcome"),
+    ],
 )
 def test_bad_filter_is_one_line(wanted: Filter, message: str) -> None:
     with pytest.raises(SampleError, match=message):
@@ -125,7 +129,12 @@ def test_truncation(row: dict[str, Any], expected: bool) -> None:
 
 
 def test_messages_as_prompt_and_odd_types() -> None:
-    row = {"prompt": [{"role": "user", "content": "hi"}], "response": 5, "ground_truth": {"a": 1}, "score": "high"}
+    row = {
+        "prompt": [{"role": "user", "content": "hi"}],
+        "response": 5,
+        "ground_truth": {"a": 1},
+        "score": "high",
+    }
     read = samples.read_sample(row)
     assert read.prompt == "[user]\nhi"
     assert read.output == "5"
@@ -136,7 +145,11 @@ def test_messages_as_prompt_and_odd_types() -> None:
 def run_with_samples(folder: Path) -> None:
     make_run(folder)
     for step in (1, 5, 9):
-        rows = [sample(step, f"p{p}", i, float(i == 0 and p < 2), f"answer {step} {p} {i}.") for p in range(12) for i in range(4)]
+        rows = [
+            sample(step, f"p{p}", i, float(i == 0 and p < 2), f"answer {step} {p} {i}.")
+            for p in range(12)
+            for i in range(4)
+        ]
         write(folder / "rollouts" / f"{step}.jsonl", "".join(rows))
     write(folder / "validation" / "10.jsonl", sample(10, "v", 0, 0.3, reward=0.8, acc=1.0))
 
@@ -162,7 +175,11 @@ def test_histogram_and_whole_text_and_history(tmp_path: Path, loaded: Load) -> N
     assert sum(histogram["counts"]) == 48
     assert api.sample_text({"run": "r", "kind": "rollouts", "step": 5, "i": 1})["text"] == "answer 5 0 1."
     rows = api.history({"run": "r", "kind": "rollouts", "step": 5, "i": 0})["rows"]
-    assert [(row["step"], row["mean"], row["count"]) for row in rows] == [(1, 0.25, 4), (5, 0.25, 4), (9, 0.25, 4)]
+    assert [(row["step"], row["mean"], row["count"]) for row in rows] == [
+        (1, 0.25, 4),
+        (5, 0.25, 4),
+        (9, 0.25, 4),
+    ]
 
 
 def test_computed_metrics_are_curves(tmp_path: Path, loaded: Load) -> None:
@@ -191,7 +208,10 @@ def test_reward_parts_are_joined_by_answer(tmp_path: Path, loaded: Load) -> None
          "parts": {"score": 0.0, "format": float(i), "reward_error": 0.0}}
         for step in (1, 5, 9) for p in range(12) for i in range(4)
     ]  # fmt: skip
-    write(tmp_path / "r" / "reward_parts-h-1.jsonl", "".join(json.dumps(row) + "\n" for row in rows) + "broken\n{")
+    write(
+        tmp_path / "r" / "reward_parts-h-1.jsonl",
+        "".join(json.dumps(row) + "\n" for row in rows) + "broken\n{",
+    )
     api = loaded(tmp_path)
     answers = api.samples({"run": "r", "step": 5})["groups"][0]["answers"]
     assert [answer["parts"]["format"] for answer in answers] == ["0", "1", "2", "3"]

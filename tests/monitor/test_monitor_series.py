@@ -61,9 +61,7 @@ def test_a_reader_keeps_its_view_while_the_writer_goes_on() -> None:
     assert values.tolist() == [float(i) for i in range(100)]
 
 
-@given(
-    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=300), st.sampled_from([1, 2, 4, 8, 16])
-)
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=300), st.sampled_from([1, 2, 4, 8, 16]))
 def test_reduction_keeps_every_extreme_and_the_ends(values: list[float], width: int) -> None:
     array = np.array(values, dtype=np.float32)
     keep = reduce_min_max(array, width).keep

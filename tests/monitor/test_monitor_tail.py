@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 
@@ -107,7 +106,9 @@ def test_index_cache_gives_the_same_series_and_goes_on(tmp_path: Path) -> None:
     assert again.index.segments[0].last_step == 6001
     for key in monitor_logs.KEYS:
         assert np.array_equal(
-            again.index.segments[0].points(key)[1][:6000], first.index.segments[0].points(key)[1], equal_nan=True
+            again.index.segments[0].points(key)[1][:6000],
+            first.index.segments[0].points(key)[1],
+            equal_nan=True,
         )
 
 
@@ -185,4 +186,4 @@ def test_five_gigabyte_log_is_read_in_pieces(tmp_path: Path) -> None:
     log.advance(budget)  # gives the thread back after a bounded piece
     assert 0 < log.index.offset <= 3 * tail.MAX_LINE
     assert steps(log) == [[1]]
-    assert os.stat(path).st_blocks * 512 < 1 << 20
+    assert path.stat().st_blocks * 512 < 1 << 20
