@@ -10,7 +10,6 @@ from typing import Any
 from common.data_utils.errors import RowError
 
 _EXACT = 2.0**53
-_HASHES = re.compile(r"####[ \t]*([^\n]+?)\s*$")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 _MONEY = re.compile(r"^\$\s*(?=[-+]?[\d.])")
 
@@ -39,11 +38,11 @@ def extract_answer(text: str) -> str | None:
     Thousands separators and a leading dollar sign are dropped from `#### 1,200`, as verl's own GSM8K
     preprocessing does, because its scorer compares the texts.
     """
-    if "####" in text:
-        match = _HASHES.search(text)
-        if match:
-            answer = _MONEY.sub("", match.group(1).strip())
-            return _THOUSANDS.sub("", answer) or None
+    start = text.rfind("####")
+    if start >= 0:
+        answer = text[start + 4 :].strip()
+        if answer and "\n" not in answer:
+            return _THOUSANDS.sub("", _MONEY.sub("", answer))
     if "\\boxed{" in text:
         return last_boxed(text) or None
     return None

@@ -16,26 +16,16 @@ _SCRIPTS = (
     ("he", re.compile(r"[\u0590-\u05ff]")),
     ("el", re.compile(r"[\u0370-\u03ff]")),
 )
-_WORDS = {
-    "en": frozenset(
-        "the of and to in is that for it with as was on are be this you have what how many if she he not why who when where which can do does at by from or an i we they".split()  # noqa: SIM905 (a list this long reads better as text)
-    ),
-    "es": frozenset(
-        "de la que el en los se del las un por con una su para es al lo como cuántos no más pero qué cuál".split()  # noqa: SIM905 (a list this long reads better as text)
-    ),
-    "fr": frozenset(
-        "de la le et les des en un du une que est pour qui dans par plus pas au combien ne ce il elle sur".split()  # noqa: SIM905 (a list this long reads better as text)
-    ),
-    "de": frozenset(
-        "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine wie was ich sie er".split()  # noqa: SIM905 (a list this long reads better as text)
-    ),
-    "pt": frozenset(
-        "de que e do da em um para é com não uma os no se na por mais as quantos ao ele das".split()  # noqa: SIM905 (a list this long reads better as text)
-    ),
-    "it": frozenset(
-        "di che e la il un a per è in una mi sono ho non ma lo ha le si quanti del della".split()  # noqa: SIM905 (a list this long reads better as text)
-    ),
+_FREQUENT = {
+    "en": "the of and to in is that for it with as was on are be this you have what how many if she he not "
+    "why who when where which can do does did by from or an i we they",
+    "es": "de la que el en los se del las un por con una su para es al lo como cuántos no más pero qué cuál",
+    "fr": "de la le et les des en un du une que est pour qui dans par plus pas au combien ne ce il elle sur",
+    "de": "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine wie was ich sie er",
+    "pt": "de que e do da em um para é com não uma os no se na por mais as quantos ao ele das",
+    "it": "di che e la il un a per è in una mi sono ho non ma lo ha le si quanti del della",
 }
+_WORDS = {name: frozenset(words.split()) for name, words in _FREQUENT.items()}
 _WORD = re.compile(r"[a-zà-öø-ÿ]+")
 _LOOK = 2000  # characters are enough to tell, and keep long documents cheap
 

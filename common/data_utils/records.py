@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 Row = dict[str, Any]
@@ -62,6 +63,16 @@ class Plan:
     extract: bool
     split: str = "train"
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """Source columns that the format reads; the others are extras."""
+        return frozenset(self.columns.values())
+
+    @cached_property
+    def same_names(self) -> bool:
+        """Whether every column has its canonical name already."""
+        return all(field == name for field, name in self.columns.items())
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from common.data_utils.atomic import clear_stale, temp_beside
 from common.data_utils.table import common_schema, conform_batch
 
-# Texts differ from row to row: a dictionary for them costs time and saves nothing.
+# Texts differ from row to row: dictionaries and minima of them cost time and serve nobody.
 _REPEATING = ("role", "style", "split", "data_source", "ability", "agent_name", "tools", "type")
 
 
@@ -49,7 +49,9 @@ class ParquetSink:
         part = temp_beside(self.path)
         self._parts.append(part)
         columns = [leaf for leaf in _leaves(schema) if leaf.split(".")[-1] in _REPEATING]
-        self._writer = pq.ParquetWriter(part, schema, use_dictionary=columns or False)
+        self._writer = pq.ParquetWriter(
+            part, schema, use_dictionary=columns or False, write_statistics=columns or False
+        )
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add a batch."""

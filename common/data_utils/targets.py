@@ -45,15 +45,14 @@ def _extras(record: Record, row: Row, source: Row, plan: Plan) -> Row:
     """What the source row holds beyond verl's schema, for `extra_info`."""
     result: Row = {}
     given = row.get("extra_info")
-    if not is_missing(given):
+    if given is not None and not is_missing(given):
         given = chat.unnest(given, "extra_info")
         if not isinstance(given, dict):
             raise RowError("extra_info", "must be an object")
         result.update(given)
-    if len(source) > len(plan.columns) or not all(name in plan.columns.values() for name in source):
-        used = set(plan.columns.values())
+    if not plan.used.issuperset(source):
         for name, value in source.items():
-            if name not in used and name not in result:
+            if name not in plan.used and name not in result:
                 result[name] = value
     if plan.extract and record.response and is_missing(row.get("ground_truth")):
         result.setdefault("answer", record.response[-1]["content"])
@@ -160,7 +159,7 @@ def convert_row(source: Row, plan: Plan) -> Row:
     Raises:
         RowError: the row is unfit; field and reason are named.
     """
-    row = formats.rename(source, plan.columns)
+    row = source if plan.same_names else formats.rename(source, plan.columns)
     record = formats.FORMATS[plan.format].convert(row, plan)
     if plan.task == "rl":
         return to_rl(record, row, source, plan)
