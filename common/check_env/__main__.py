@@ -28,6 +28,7 @@ def examine(installing: bool = False) -> list[Finding]:
             *packages.environment(prefix, held, source, installing),
             *packages.versions(prefix, held, installing),
             *packages.conflicts(prefix, held),
+            *packages.bytecode(prefix),
             *packages.shadowed(),
         ]
         rest = list(machine.disk())

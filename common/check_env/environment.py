@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -126,6 +127,20 @@ def installed(prefix: Path) -> dict[str, list[str]]:
     for folder in prefix.glob("lib/python3*/site-packages/*.dist-info"):
         name, _, version = folder.name.removesuffix(".dist-info").partition("-")
         found.setdefault(normalise(name), []).append(version)
+    return found
+
+
+def uncompiled(prefix: Path) -> list[str]:
+    """Big packages of an environment whose bytecode is not on disk.
+
+    uv writes none, and where PYTHONDONTWRITEBYTECODE is set (many container images) Python writes none:
+    then each of the ten processes of a run compiles torch, vllm and transformers anew, for minutes.
+    """
+    found = []
+    for name in ("torch", "transformers", "verl", "vllm", "ray"):
+        for source in prefix.glob(f"lib/python3*/site-packages/{name}/__init__.py"):
+            if not Path(importlib.util.cache_from_source(str(source))).exists():
+                found.append(name)
     return found
 
 

@@ -21,6 +21,7 @@ from common.check_env.environment import (
     python_version,
     read_stamp,
     stamp_path,
+    uncompiled,
 )
 from common.check_env.finding import ERROR, OK, WARNING, Finding
 
@@ -144,6 +145,17 @@ def conflicts(prefix: Path, held: Stamp) -> Iterator[Finding]:
         yield Finding("packages", "conflicts", WARNING, detail, fix)
     else:
         yield Finding("packages", "conflicts", OK, "none")
+
+
+def bytecode(prefix: Path) -> Iterator[Finding]:
+    """Whether the packages are compiled, so that a run's processes start in seconds."""
+    missing = uncompiled(prefix)
+    if missing:
+        detail = f"missing for {', '.join(missing)}: every process of a run compiles them anew"
+        fix = f"./setup_env.sh, or {sys.executable} -m compileall -q -j 0 {prefix}/lib/python3*/site-packages"
+        yield Finding("packages", "bytecode", WARNING, detail, fix)
+    else:
+        yield Finding("packages", "bytecode", OK, "compiled")
 
 
 def shadowed() -> Iterator[Finding]:

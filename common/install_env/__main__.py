@@ -22,6 +22,7 @@ from common.check_env.environment import (
     read_stamp,
     requirement_lines,
     stamp_path,
+    uncompiled,
 )
 from common.install_env import flash_attn, pip_config, target
 from common.install_env.options import Options, Plan, SetupError, decide, parse
@@ -53,7 +54,7 @@ def _install(options: Options) -> int:
     stamp = None if create else read_stamp(stamp_path(prefix))
     plan = decide(options, stamp, driver := gpu.query())
     wanted = Stamp(options.digest, plan.kind, plan.engine, plan.dev, python_version())
-    if stamp == wanted and _complete(prefix, plan):
+    if stamp == wanted and _complete(prefix, plan) and not uncompiled(prefix):
         print(f"ready: {_title(plan)}, Python {wanted.python}; nothing to do (--check examines it)")
         return 0
 
@@ -62,7 +63,7 @@ def _install(options: Options) -> int:
         _check_gpu(driver)
     target.check_disk(prefix, plan, fresh=stamp is None and not partial_path(prefix).exists())
     log = Log([ROOT / "outputs" / "logs" / "setup", prefix])
-    steps = Steps(log, total=3 + create + (plan.kind == "gpu"))
+    steps = Steps(log, total=4 + create + (plan.kind == "gpu"))
     print(f"installing: {_title(plan)} ({plan.reason}); log: {log.path}", flush=True)
     log.write(f"{_title(plan)} ({plan.reason}) into {prefix}, Python {wanted.python}")
 
@@ -90,6 +91,8 @@ def _install(options: Options) -> int:
             steps, uv, python, environ, driver.gpus if driver else [], wanted=options.flash_attn
         )
 
+    steps.say("compiling Python files (once, a minute or two)")
+    _compile(steps, python, prefix)
     steps.say("verifying")
     _verify(steps, python)
     wanted.write(stamp_path(prefix))
@@ -180,6 +183,14 @@ def _unwanted(prefix: Path, plan: Plan) -> list[str]:
         for name in others
         if any(prefix.glob(f"lib/python3*/site-packages/{name.replace('-', '_')}-*.dist-info"))
     ]
+
+
+def _compile(steps: Steps, python: str, prefix: Path) -> None:
+    """Write the bytecode of all packages. Files that are no valid Python (templates) are in the log only."""
+    sites = [str(site) for site in prefix.glob("lib/python3*/site-packages")]
+    code, output = steps.attempt([python, "-m", "compileall", "-q", "-j", "0", *sites], os.environ)
+    if uncompiled(prefix):
+        raise steps.failure(output, code)
 
 
 def _verify(steps: Steps, python: str) -> None:

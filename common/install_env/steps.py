@@ -83,9 +83,7 @@ class Steps:
                 for line in process.stdout:
                     lines.append(line.rstrip("\n"))
                     self.log.write(lines[-1])
-                    if re.match(
-                        r"\s*(Downloading|Downloaded|Building|Built|Prepared|Installed|Uninstalled)\b", line
-                    ):
+                    if _tells_of_progress(line):
                         print(f"      {redact(lines[-1].strip())}", flush=True)
             except BaseException:
                 process.terminate()
@@ -105,3 +103,11 @@ class Steps:
         ]
         lines.append(f"  fix: {fix}; then run ./setup_env.sh again, it goes on from there")
         return SetupError("\n".join(lines))
+
+
+def _tells_of_progress(line: str) -> bool:
+    """Whether a line of uv's output is worth the terminal: big downloads, compilations, the totals."""
+    size = re.match(r"\s*Downloading .*\((\d+)\.\d+(MiB|GiB)\)", line)
+    if size:
+        return size.group(2) == "GiB" or int(size.group(1)) >= 50
+    return re.match(r"\s*(Building|Built|Prepared|Installed|Uninstalled|Bytecode)\b", line) is not None

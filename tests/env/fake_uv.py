@@ -54,7 +54,8 @@ def main() -> int:
         folder.mkdir()
         folder.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     for module in MODULES:
-        (site / f"{module}.py").write_text(TORCH if module == "torch" else "")
+        (site / module).mkdir(exist_ok=True)
+        (site / module / "__init__.py").write_text(TORCH if module == "torch" else "")
     if not (site / "packaging").exists():
         (site / "packaging").symlink_to(os.environ["FAKE_UV_PACKAGING"], target_is_directory=True)
     print(f"Installed {len(files)} files")

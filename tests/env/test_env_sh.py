@@ -51,6 +51,7 @@ def test_requirements_that_changed_bring_setup_back(checkout: Checkout, installe
     assert list(checkout.venv.glob("lib/python3*/site-packages/newpackage-1.0.dist-info"))
 
 
+@pytest.mark.slow
 def test_dev_tools_are_added_when_asked_for(checkout: Checkout, installed: Checkout) -> None:
     shutil.copytree(installed.venv, checkout.venv, symlinks=True)
     assert checkout.shell("env::ensure --dev").returncode == 0
@@ -60,6 +61,7 @@ def test_dev_tools_are_added_when_asked_for(checkout: Checkout, installed: Check
     assert len(checkout.uv_calls) == calls
 
 
+@pytest.mark.slow
 def test_unfinished_installation_is_gone_on_with(checkout: Checkout, installed: Checkout) -> None:
     shutil.copytree(installed.venv, checkout.venv, symlinks=True)
     (checkout.venv / "verl_training_env.txt").rename(checkout.venv / "verl_training_env.partial")

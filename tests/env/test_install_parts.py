@@ -10,7 +10,7 @@ import pytest
 
 from common.check_env.environment import Stamp
 from common.check_env.gpu import Driver, Gpu
-from common.install_env import pip_config, target
+from common.install_env import pip_config, steps, target
 from common.install_env.fixes import likely_fix
 from common.install_env.options import Options, Plan, SetupError, decide
 
@@ -110,7 +110,7 @@ def test_disk_is_checked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(100, 0, 5e9))
     plan = Plan("cpu", "vllm", False, "")
-    with pytest.raises(SetupError, match=r"not enough disk: 5\.0 GB free at .*, the cpu set needs 8 GB"):
+    with pytest.raises(SetupError, match=r"not enough disk: 5\.0 GB free at .*, the cpu set needs 9 GB"):
         target.check_disk(tmp_path / "not" / "there", plan, fresh=True)
     target.check_disk(tmp_path, plan, fresh=False)
 
@@ -163,3 +163,19 @@ def test_likely_fix(output: str, word: str) -> None:
 
 def test_no_fix_is_made_up() -> None:
     assert likely_fix("error: something never seen") == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("Downloading torch (507.9MiB)", True),
+        ("  Downloading numpy (15.8MiB)", False),
+        ("Downloading big (1.2GiB)", True),
+        (" Downloaded torch", False),
+        ("   Building antlr4-python3-runtime==4.9.3", True),
+        ("Installed 255 packages in 2.05s", True),
+        (" + torch==2.11.0", False),
+    ],
+)
+def test_progress_that_is_shown(line: str, shown: bool) -> None:
+    assert steps._tells_of_progress(line) is shown

@@ -34,6 +34,7 @@ def test_fresh_cpu_installation(installed: Checkout) -> None:
     assert stamp and (stamp.kind, stamp.engine, stamp.dev) == ("cpu", "vllm", False)
     assert not (installed.venv / "verl_training_env.partial").exists()
     (log,) = (installed.root / "outputs" / "logs" / "setup").glob("*.log")
+    assert list(installed.venv.glob("lib/python3*/site-packages/torch/__pycache__/__init__.*.pyc"))
     assert "step 3: installing" in log.read_text() and "0 errors" in log.read_text()
 
 
@@ -85,6 +86,7 @@ def test_no_python_is_one_line(checkout: Checkout) -> None:
     assert "no Python >= 3.10, < 3.13" in line and "Python 3.9.2" in line and "apt install" in line
 
 
+@pytest.mark.slow
 def test_python_that_does_not_run_is_skipped(checkout: Checkout) -> None:
     """pyenv puts a python3.12 on PATH that only prints an error."""
     name = "python3.12" if sys.version_info[:2] != (3, 12) else "python3.11"
@@ -112,7 +114,7 @@ def test_failed_step_names_step_log_and_fix_and_is_resumed(checkout: Checkout) -
 def test_verification_that_fails_leaves_no_stamp(checkout: Checkout) -> None:
     """The stamp must not lie: packages that are there but do not import are an error."""
     fake = (checkout.bin / "uv").read_text().removeprefix("#!/bin/bash\nexec ").rstrip()
-    modules = f'"{checkout.venv}"/lib/python3*/site-packages/ray.py'
+    modules = f'"{checkout.venv}"/lib/python3*/site-packages/ray/__init__.py'
     break_ray = f'for f in {modules}; do [[ ! -e "$f" ]] || echo 1/0 >"$f"; done'
     checkout.program("uv", f"{fake} && {break_ray}")
     done = checkout.run()
@@ -131,6 +133,17 @@ def test_a_package_changed_later_is_restored(checkout: Checkout, installed: Chec
     assert "nothing to do" in checkout.run().stdout
 
 
+def test_bytecode_that_went_is_written_again(checkout: Checkout, installed: Checkout) -> None:
+    """Where PYTHONDONTWRITEBYTECODE is set, nothing but setup_env.sh writes it."""
+    shutil.copytree(installed.venv, checkout.venv, symlinks=True)
+    (cache,) = checkout.venv.glob("lib/python3*/site-packages/verl/__pycache__")
+    shutil.rmtree(cache)
+    check = checkout.run("--check", PYTHONDONTWRITEBYTECODE="1")
+    assert "missing for verl" in check.stdout
+    assert checkout.run(PYTHONDONTWRITEBYTECODE="1").returncode == 0
+    assert list(cache.glob("__init__.*.pyc"))
+
+
 def test_gpu_set(checkout: Checkout) -> None:
     checkout.program("nvidia-smi", smi())
     done = checkout.run()
@@ -143,6 +156,7 @@ def test_gpu_set(checkout: Checkout) -> None:
     assert stamp and stamp.kind == "gpu"
 
 
+@pytest.mark.slow
 def test_flash_attn_is_compiled_for_the_gpu_here_when_nvcc_fits(checkout: Checkout) -> None:
     checkout.program("nvidia-smi", smi())
     checkout.program("nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
@@ -152,6 +166,7 @@ def test_flash_attn_is_compiled_for_the_gpu_here_when_nvcc_fits(checkout: Checko
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_change_to_sglang_and_to_cpu_removes_the_other_engine(
     checkout: Checkout, installed: Checkout
 ) -> None:
@@ -179,6 +194,7 @@ def test_unfit_gpu_is_refused(checkout: Checkout, fake: str, words: list[str]) -
     assert all(word in done.stderr for word in words), done.stderr
 
 
+@pytest.mark.slow
 def test_driver_that_fails_means_cpu_and_says_so(checkout: Checkout) -> None:
     checkout.program("nvidia-smi", "echo 'NVIDIA-SMI has failed' ; exit 9")
     done = checkout.run()
@@ -202,6 +218,7 @@ def test_active_environment_without_python_is_refused(checkout: Checkout) -> Non
     assert "the active environment /nonexistent/env has no working bin/python" in done.stderr
 
 
+@pytest.mark.slow
 def test_broken_venv_is_made_anew(checkout: Checkout) -> None:
     (checkout.venv / "bin").mkdir(parents=True)
     (checkout.venv / "bin" / "python").symlink_to("/nonexistent/python")
@@ -210,6 +227,7 @@ def test_broken_venv_is_made_anew(checkout: Checkout) -> None:
     assert (checkout.venv / "bin" / "python").exists()
 
 
+@pytest.mark.slow
 def test_two_at_once_take_turns(checkout: Checkout) -> None:
     command = [str(checkout.root / "setup_env.sh")]
     first = subprocess.Popen(
