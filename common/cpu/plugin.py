@@ -1,0 +1,92 @@
+"""verl on a machine without a GPU: loaded by verl itself through ``VERL_USE_EXTERNAL_MODULES``.
+
+Imported by ``verl/__init__`` in the driver, every Ray actor and every vLLM worker. It registers a
+platform and changes five places that take a CUDA device for granted, each when its module is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wrapt
+
+from common import value_head
+from common.cpu import platform, vllm_patches  # noqa: F401  (importing platform registers it)
+from common.cpu.versions import require
+
+
+def single_gloo_backend(distributed: Any) -> None:
+    """Name gloo once.
+
+    Upstream: ``verl.utils.distributed.initialize_global_process_group{,_ray}`` builds
+    ``cpu:gloo,<device>:<backend>``, here ``cpu:gloo,cpu:gloo``.
+    Without: torch refuses the duplicate device, no process group starts.
+    """
+    original = distributed.init_process_group
+
+    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        return original("cpu:gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **kwargs)
+
+    distributed.init_process_group = init_process_group
+
+
+def no_pinned_offload(transformer_impl: Any) -> None:
+    """Keep a forward-only model where it is.
+
+    Upstream: ``verl.workers.engine.fsdp.transformer_impl`` uses ``CPUOffloadPolicy(pin_memory=True)``
+    for the reference policy. Without: pinning memory raises where there is no CUDA.
+    """
+
+    class KeepInPlace:
+        def __new__(cls, *_args: Any, **_kwargs: Any) -> Any:
+            return None
+
+    transformer_impl.CPUOffloadPolicy = KeepInPlace
+
+
+def copy_received_weights(transfer: Any) -> None:
+    """Hand vLLM copies of the received tensors.
+
+    Upstream: ``BucketedWeightReceiver.receive_weights`` calls ``tensor.to(device)``, which on a CPU
+    copies nothing, so the tensors alias the shared bucket that is reused and then closed.
+    Without: "cannot close exported pointers exist", or weights of the next bucket.
+    """
+    original = transfer.BucketedWeightReceiver.receive_weights
+
+    def receive_weights(self: Any, on_bucket_received: Any) -> None:
+        def on_copies(weights: list, is_last: bool) -> None:
+            on_bucket_received([(name, tensor.clone()) for name, tensor in weights], is_last)
+
+        original(self, on_copies)
+
+    transfer.BucketedWeightReceiver.receive_weights = receive_weights
+
+
+def poll_often(replay_buffer: Any) -> None:
+    """Look for finished rollouts every 0.05 s instead of every 2 s.
+
+    Upstream: ``verl.trainer.ppo.v1.replay_buffer.ReplayBuffer(poll_interval=2.0)``, not in the config.
+    Why: with small models a CPU step takes a few seconds, of which the wait would be a third.
+    """
+    original = replay_buffer.ReplayBuffer.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("poll_interval", 0.05)
+        original(self, *args, **kwargs)
+
+    replay_buffer.ReplayBuffer.__init__ = init
+
+
+def install() -> None:
+    """Register every patch; a module that is never imported is never touched."""
+    require("verl")
+    hook = wrapt.register_post_import_hook
+    hook(single_gloo_backend, "torch.distributed")
+    hook(no_pinned_offload, "verl.workers.engine.fsdp.transformer_impl")
+    hook(copy_received_weights, "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
+    hook(poll_often, "verl.trainer.ppo.v1.replay_buffer")
+    value_head.install()
+    vllm_patches.register()
+
+
+install()

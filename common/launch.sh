@@ -1,0 +1,185 @@
+# shellcheck shell=bash
+# The one library behind every train.sh. Sourcing it defines functions and nothing more.
+#
+# A train.sh has three parts: its config block, `launch::begin "$@"`, and its own verl keys handed to
+# `launch::rl`. In between, every knob of the block is a shell variable with its final value.
+
+# Prints the absolute path of the repository.
+launch::root() {
+  (cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+}
+
+# Prints an error and exits with the code of a user's mistake.
+# Arguments: the message
+launch::die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 2
+}
+
+# Quotes a value for Hydra, so that spaces, quotes, commas, $ and unicode arrive as they are.
+# Arguments: the value
+# Outputs: a double-quoted Hydra string
+launch::quote() {
+  local value="$1"
+  # In Hydra a backslash escapes only when it stands before a quote or at the end.
+  if [[ "$value" =~ (\\+)$ ]]; then
+    value+="${BASH_REMATCH[1]}"
+  fi
+  while [[ "$value" =~ ^(.*[^\\])?(\\+)\"(.*)$ && "$value" != *$'\x01'* ]]; do
+    value="${BASH_REMATCH[1]}${BASH_REMATCH[2]}${BASH_REMATCH[2]}"$'\x01'"${BASH_REMATCH[3]}"
+  done
+  value="${value//\"/\\\"}"
+  value="${value//$'\x01'/\\\"}"
+  # shellcheck disable=SC2016
+  value="${value//'${'/'\${'}"
+  printf '"%s"' "$value"
+}
+
+# Turns true and false into Hydra's True and False.
+launch::bool() {
+  if [[ "$1" == true ]]; then echo True; else echo False; fi
+}
+
+# Reads NUL-separated NAME=VALUE items and assigns them; @extra items go to EXTRA, @mode to MODES.
+# Globals: the names read (set), EXTRA, MODES (appended to)
+launch::assign() {
+  local item name
+  while IFS= read -r -d '' item; do
+    name="${item%%=*}"
+    case "$name" in
+      @extra) EXTRA+=("${item#*=}") ;;
+      @mode) MODES+=("${item#*=}") ;;
+      @help) printf '%s\n' "${item#*=}" ;;
+      @origin) ;;
+      *) printf -v "$name" '%s' "${item#*=}" ;;
+    esac
+  done
+}
+
+# Prints the knobs of the block with their present values, NUL-separated; E marks one that the environment set.
+# Arguments: the train.sh
+launch::block_values() {
+  local line name
+  while IFS= read -r line; do
+    [[ "$line" == '#'*'end config'* ]] && break
+    [[ "$line" =~ ^([A-Z][A-Z0-9_]*)= ]] || continue
+    name="${BASH_REMATCH[1]}"
+    if [[ "$(declare -p "$name")" =~ ^declare\ -[a-z]*x ]]; then
+      printf 'E%s=%s\0' "$name" "${!name}"
+    else
+      printf 'B%s=%s\0' "$name" "${!name}"
+    fi
+  done <"$1"
+}
+
+# Resolves flags, device, data and run folder. Exits here for --help and for every user's mistake.
+# Globals: METHOD, TASK, CPU_VALUES, SMOKE_VALUES (read); all knobs, EXTRA, MODES, PYTHON, MODEL_DIR, TRAIN_FILE,
+#   VAL_FILE, REWARD_FILE, RUN_NAME, RUN_DIR, CHECKPOINT_DIR, METRICS_FILE, RUN_TAG ... (set)
+# Arguments: the command line of train.sh
+launch::begin() {
+  local script answer cpu=() smoke=() item flags_python=python3 caller="$PWD"
+  script="$(cd "${BASH_SOURCE[1]%/*}" && pwd)/${BASH_SOURCE[1]##*/}"
+  ROOT="$(launch::root)"
+  cd "$ROOT"
+  # shellcheck source=common/env.sh
+  source "$ROOT/common/env.sh"
+  EXTRA=()
+  MODES=()
+  export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+  answer="$(mktemp)"
+  # shellcheck disable=SC2064
+  trap "rm -f '$answer'" EXIT
+
+  for item in "${CPU_VALUES[@]}"; do cpu+=("--cpu-value=$item"); done
+  for item in "${SMOKE_VALUES[@]}"; do smoke+=("--smoke-value=$item"); done
+  # Flags are read with whatever Python is there, so that --help and a typo cost no installation.
+  type -P "$flags_python" >/dev/null || { env::ensure && flags_python="$PYTHON"; }
+  launch::block_values "$script" | "$flags_python" -S "$ROOT/common/launcher/resolve.py" --script "$script" \
+    --method "$METHOD" --caller "$caller" "${cpu[@]}" "${smoke[@]}" -- "$@" >"$answer" || exit
+  launch::assign <"$answer"
+  [[ " ${MODES[*]} " != *' HELP '* ]] || exit 0
+
+  env::ensure || exit
+  if [[ "$DEVICE" == gpu && "$(env::kind)" == cpu ]]; then
+    launch::die "this environment holds the CPU set, but DEVICE=gpu: run ./setup_env.sh --gpu, or use --device cpu"
+  fi
+  "$PYTHON" -m common.launcher.plan --method "$METHOD" --task "$TASK" <"$answer" >"$answer.plan" || {
+    local code=$?
+    rm -f "$answer.plan"
+    exit "$code"
+  }
+  launch::assign <"$answer.plan"
+  rm -f "$answer.plan"
+  launch::environment
+}
+
+# Exports what verl, Ray and the loggers read from the environment.
+launch::environment() {
+  local threads
+  export VERL_FILE_LOGGER_PATH="$METRICS_FILE"
+  export TENSORBOARD_DIR="$RUN_DIR/tensorboard" WANDB_DIR="$RUN_DIR" HYDRA_FULL_ERROR=1
+  if [[ -n "$WANDB_MODE_CHOSEN" ]]; then
+    export WANDB_MODE="$WANDB_MODE_CHOSEN"
+    [[ -z "$WANDB_ENTITY" ]] || export WANDB_ENTITY
+  fi
+  [[ "$DEVICE" == cpu ]] || return 0
+  threads="${OMP_NUM_THREADS:-$((CORES / N_GPUS > 0 ? CORES / N_GPUS : 1))}"
+  export VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=common.cpu.plugin VERL_ENGINE_DEVICE=cuda
+  export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}" VLLM_CPU_OMP_THREADS_BIND=nobind
+  export OMP_NUM_THREADS="$threads" THP_MEM_ALLOC_ENABLE=1 TOKENIZERS_PARALLELISM=false
+  # Ray refuses to start with pretended GPUs while this says that there are none.
+  unset CUDA_VISIBLE_DEVICES
+  # Puts the CPU plugin's package metadata before vLLM's eyes (common/cpu/site).
+  export PYTHONPATH="$ROOT:$ROOT/common/cpu/site${PYTHONPATH:+:$PYTHONPATH}"
+}
+
+# Prints a command so that it can be pasted into a shell.
+launch::print_command() {
+  local name word
+  printf 'cd %q && env' "$ROOT"
+  for name in PYTHONPATH VERL_FILE_LOGGER_PATH TENSORBOARD_DIR WANDB_DIR WANDB_MODE WANDB_ENTITY VERL_PLATFORM \
+    VERL_USE_EXTERNAL_MODULES VERL_ENGINE_DEVICE VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND OMP_NUM_THREADS \
+    THP_MEM_ALLOC_ENABLE TOKENIZERS_PARALLELISM HYDRA_FULL_ERROR; do
+    [[ -z "${!name+x}" ]] || printf ' %s=%q' "$name" "${!name}"
+  done
+  for word in "$@"; do printf ' %q' "$word"; done
+  printf '\n'
+}
+
+# Prints the Hydra key of an override: ++a.b=1 -> a.b
+launch::key() {
+  local word="${1%%=*}"
+  printf '%s' "${word##*[+~]}"
+}
+
+# Hands over: verl's command as a supervised child, or printed for --dry-run. Does not return.
+# Overrides of ours give way to a key=value of the user for the same key.
+# Arguments: program and its fixed arguments, then --, then our overrides
+launch::hand_over() {
+  local command=() key word
+  declare -A given=()
+  while [[ "$1" != -- ]]; do
+    command+=("$1")
+    shift
+  done
+  shift
+  for word in "${EXTRA[@]}"; do
+    key="$(launch::key "$word")"
+    given["$key"]=1
+  done
+  for word in "$@"; do
+    key="${word%%=*}"
+    [[ -n "${given["${key##*[+~]}"]:-}" ]] || command+=("$word")
+  done
+  command+=("${EXTRA[@]}")
+  if [[ " ${MODES[*]} " == *' DRY_RUN '* ]]; then
+    launch::print_command "${command[@]}"
+    exit 0
+  fi
+  if [[ -n "$RESUME_STEP" ]]; then
+    printf 'resuming %s/%s from step %s of %s\n' "$METHOD" "$RUN_NAME" "$RESUME_STEP" "$STEPS_TOTAL" >&2
+  else
+    printf 'starting %s/%s: %s steps on %s, logs in %s\n' "$METHOD" "$RUN_NAME" "$STEPS_TOTAL" "$DEVICE" "$RUN_DIR" >&2
+  fi
+  exec "$PYTHON" -m common.launcher.supervise --run-dir "$RUN_DIR" --tag "$RUN_TAG" -- "${command[@]}"
+}

@@ -1,0 +1,1 @@
+"""What ``common/launch.sh`` hands to Python: flags, checks, run folders, supervision."""

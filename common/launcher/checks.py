@@ -1,0 +1,272 @@
+"""What a launcher refuses before Ray starts, each as one line with the arithmetic and what to do.
+
+The whole preflight works on the resolved config; these are the mistakes that knobs alone show.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from common.launcher import runs
+from common.launcher.errors import UserError
+
+_GIB = 1024**3
+
+
+def is_local_path(model: str) -> bool:
+    """True when *model* is meant as a folder, not as a hub id ``owner/name``."""
+    return model.startswith(("/", "./", "../", "~")) or Path(model).exists() or model.count("/") != 1
+
+
+def check_model(model: str) -> str:
+    """Return the absolute folder of *model*, or the hub id as it is.
+
+    Raises:
+        UserError: a folder that is missing or holds no model, or a hub id that cannot be reached.
+    """
+    if is_local_path(model):
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"MODEL_PATH={model} does not exist{_near_folder(folder)}")
+        if not (folder / "config.json").is_file():
+            found = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
+            raise UserError(
+                f"MODEL_PATH={model} holds no config.json (found: {found}): give a Hugging Face model folder"
+            )
+        return str(folder.resolve())
+    _check_hub(model)
+    return model
+
+
+def _near_folder(folder: Path) -> str:
+    import difflib
+
+    parent = folder.parent
+    names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    near = difflib.get_close_matches(folder.name, names, n=1)
+    return f"; did you mean {parent / near[0]}?" if near else ": give a folder, a hub id owner/name, or smollm2"
+
+
+def _check_hub(model: str) -> None:
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if isinstance(try_to_load_from_cache(model, "config.json"), str):
+            return
+        HfApi().model_info(model, timeout=6)
+    except HFValidationError:
+        raise UserError(f"MODEL_PATH={model} is neither a folder nor a hub id owner/name") from None
+    except HfHubHTTPError as error:
+        code = error.response.status_code if error.response is not None else "no answer"
+        raise UserError(
+            f"MODEL_PATH={model} is not in the local cache and the hub says {code}: check the name, or log in "
+            "with `hf auth login` for a gated model"
+        ) from None
+    except Exception as error:  # no network, offline mode, proxy: many types, one meaning
+        raise UserError(
+            f"MODEL_PATH={model} is not in the local cache and the hub cannot be reached "
+            f"({type(error).__name__}): download it first, set HF_ENDPOINT to a mirror, or use --model smollm2"
+        ) from None
+
+
+def number(knobs: dict[str, str], name: str, default: int = 1) -> int:
+    """A whole-number knob, *default* when this method has no such knob or it is empty."""
+    value = knobs.get(name) or ""
+    return int(value) if re.fullmatch(r"-?\d+", value) else default
+
+
+def _nearest_multiple(value: int, step: int) -> str:
+    below, above = value // step * step, -(-value // step) * step
+    return f"{above}" if below in (0, above) else f"{below} or {above}"
+
+
+def check_batches(knobs: dict[str, str], train_rows: int) -> list[str]:
+    """The batch arithmetic of verl's RL trainers; returns one line per mistake.
+
+    Sources: ``verl.utils.config.validate_config``, ``engine_workers.py:267`` and
+    ``trainer_base.py:450`` of verl 0.9.1.
+    """
+    problems = []
+    batch, mini = number(knobs, "TRAIN_BATCH_SIZE"), number(knobs, "MINI_BATCH_SIZE")
+    n, ranks = number(knobs, "ROLLOUT_N"), number(knobs, "N_GPUS") * number(knobs, "NNODES")
+    tp, sp = number(knobs, "ROLLOUT_TP_SIZE"), number(knobs, "SEQUENCE_PARALLEL_SIZE")
+    for name, value in (("TRAIN_BATCH_SIZE", batch), ("MINI_BATCH_SIZE", mini), ("ROLLOUT_N", n)):
+        if value < 1:
+            problems.append(f"{name}={value} must be 1 or more")
+    if problems:
+        return problems
+    if ranks % sp:
+        problems.append(
+            f"SEQUENCE_PARALLEL_SIZE={sp} does not divide {ranks} GPUs (N_GPUS x NNODES): use a divisor"
+        )
+        return problems
+    dp = ranks // sp
+    if mini > batch:
+        problems.append(
+            f"MINI_BATCH_SIZE={mini} is larger than TRAIN_BATCH_SIZE={batch}: use {batch} or a divisor of it"
+        )
+    elif batch % mini:
+        divisors = [d for d in range(1, batch + 1) if batch % d == 0]
+        nearest = min(divisors, key=lambda d: abs(d - mini))
+        problems.append(
+            f"MINI_BATCH_SIZE={mini} does not divide TRAIN_BATCH_SIZE={batch} (verl would train on padding): "
+            f"use MINI_BATCH_SIZE={nearest} or TRAIN_BATCH_SIZE={_nearest_multiple(batch, mini)}"
+        )
+    if (batch * n) % ranks:
+        problems.append(
+            f"TRAIN_BATCH_SIZE x ROLLOUT_N = {batch} x {n} = {batch * n} must divide by {ranks} GPUs: "
+            f"use TRAIN_BATCH_SIZE={_nearest_multiple(batch, ranks)}"
+        )
+    if (mini * n) % dp:
+        problems.append(
+            f"MINI_BATCH_SIZE x ROLLOUT_N = {mini} x {n} = {mini * n} must divide by {dp} data-parallel ranks: "
+            f"use MINI_BATCH_SIZE={_nearest_multiple(mini, dp)}"
+        )
+    elif knobs.get("USE_DYNAMIC_BSZ") == "false":
+        micro, per_rank = number(knobs, "MICRO_BATCH_SIZE"), mini * n // dp
+        if micro < 1 or per_rank % micro:
+            nearest = min(
+                (d for d in range(1, per_rank + 1) if per_rank % d == 0), key=lambda d: abs(d - micro)
+            )
+            problems.append(
+                f"MICRO_BATCH_SIZE={micro} does not divide the {per_rank} responses each rank updates on "
+                f"(MINI_BATCH_SIZE x ROLLOUT_N / ranks = {mini} x {n} / {dp}): use {nearest}"
+            )
+    if ranks % tp:
+        problems.append(
+            f"ROLLOUT_TP_SIZE={tp} does not divide {ranks} GPUs (N_GPUS x NNODES): use a divisor"
+        )
+    longest = number(knobs, "MAX_PROMPT_LENGTH", 0) + number(knobs, "MAX_RESPONSE_LENGTH", 0)
+    budget = number(knobs, "MAX_TOKENS_PER_GPU", 0)
+    if knobs.get("USE_DYNAMIC_BSZ") == "true" and 0 < budget * sp < longest:
+        problems.append(
+            f"MAX_TOKENS_PER_GPU={budget} (x {sp} sequence parallel) is below MAX_PROMPT_LENGTH + "
+            f"MAX_RESPONSE_LENGTH = {longest}: use {-(-longest // sp)} or more"
+        )
+    if train_rows < batch:
+        problems.append(
+            f"TRAIN_DATA has {train_rows} rows, fewer than TRAIN_BATCH_SIZE={batch}: no step could run; "
+            f"use TRAIN_BATCH_SIZE={train_rows} or less, or more data"
+        )
+    return problems
+
+
+def check_lora(knobs: dict[str, str]) -> list[str]:
+    """LoRA knobs that verl or vLLM would refuse minutes later."""
+    if knobs.get("USE_LORA") != "true":
+        return []
+    problems = []
+    if not 1 <= number(knobs, "LORA_RANK", 0) <= 512:
+        problems.append(f"LORA_RANK={knobs.get('LORA_RANK')} must be between 1 and 512 (vLLM's limit)")
+    if number(knobs, "LORA_ALPHA", 0) < 1:
+        problems.append(
+            f"LORA_ALPHA={knobs.get('LORA_ALPHA')} must be 1 or more: 0 switches the adapter off"
+        )
+    return problems
+
+
+def check_reward(path: str, name: str, kwargs: str) -> str:
+    """Load the reward as the run will; return the absolute path of its file, or "" for a library reward.
+
+    Raises:
+        UserError: missing file, failing import, missing function, or kwargs that are not a JSON object.
+    """
+    from common.reward_functions import load_reward
+    from common.reward_functions.errors import RewardError
+
+    try:
+        parsed = json.loads(kwargs) if kwargs else {}
+    except ValueError as error:
+        raise UserError(f"REWARD_KWARGS is not JSON ({error}): write e.g. '{{\"weight\": 0.5}}'") from None
+    if not isinstance(parsed, dict):
+        raise UserError("REWARD_KWARGS must be a JSON object of keyword arguments, e.g. '{\"weight\": 0.5}'")
+    library = name.startswith("common:")
+    try:
+        load_reward(None if library else path, name, parsed)
+    except RewardError as error:
+        raise UserError(f"REWARD_FUNC_PATH/REWARD_FUNC_NAME: {error}") from None
+    return "" if library else str(Path(path).expanduser().resolve())
+
+
+def check_resume(checkpoints: Path, ranks: int) -> int:
+    """The step to resume from.
+
+    Raises:
+        UserError: the checkpoint was written by another number of processes.
+    """
+    step = runs.latest_step(checkpoints)
+    if step is None:
+        raise UserError(f"{checkpoints} has no checkpoint to resume from; start a new run")
+    folder = checkpoints / f"global_step_{step}"
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is missing, though latest_checkpointed_iteration.txt names it: restore it, or write an "
+            "older step into that file"
+        )
+    shards = [*folder.glob("model_world_size_*_rank_0.pt"), *folder.glob("*/model_world_size_*_rank_0.pt")]
+    sizes = {int(re.findall(r"world_size_(\d+)_", shard.name)[0]) for shard in shards}
+    if sizes and ranks not in sizes:
+        written = min(sizes)
+        raise UserError(
+            f"{folder.name} was written by {written} process(es), this launch has {ranks} (N_GPUS x NNODES): "
+            f"resume with {written}, or start a new run from the exported model"
+        )
+    return step
+
+
+def check_disk(output: Path, model: str, save: bool) -> None:
+    """Refuse a run whose first checkpoint would not fit.
+
+    A step holds fp32 weights, two fp32 Adam moments and the exported bf16 or fp32 model: about eight times the
+    bf16 weights of *model*. Unknown sizes (hub ids) need 1 GiB.
+
+    Raises:
+        UserError: free and needed space, and which knob moves the output.
+    """
+    folder = Path(model)
+    weights = sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    needed = max(8 * weights, _GIB) if save else _GIB // 10
+    existing = output
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"{output} has {free / _GIB:.1f} GiB free, one checkpoint needs about {needed / _GIB:.1f} GiB: "
+            "free space, or set OUTPUT_DIR to another disk"
+        )
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"OUTPUT_DIR={output}: no permission to write in {existing}")
+
+
+def wandb_mode(knobs: dict[str, str], environment: dict[str, str]) -> tuple[str, str]:
+    """(WANDB_MODE, note) decided before launch, so that no run stops to ask for a login.
+
+    Order: an explicit WANDB_MODE, a key in the environment, ``wandb login``'s netrc entry, else offline.
+    """
+    if knobs.get("USE_WANDB") != "true":
+        return "", ""
+    if environment.get("WANDB_MODE"):
+        return environment["WANDB_MODE"], ""
+    host = re.sub(r"^https?://|/.*$", "", environment.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    if environment.get("WANDB_API_KEY") or _in_netrc(host, environment):
+        return "online", ""
+    return "offline", (
+        "USE_WANDB=true but there is no login: W&B writes offline into the run folder; send it later with "
+        "`wandb sync`, or log in first with `wandb login`"
+    )
+
+
+def _in_netrc(host: str, environment: dict[str, str]) -> bool:
+    import netrc
+
+    path = Path(environment.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return path.is_file() and netrc.netrc(str(path)).authenticators(host) is not None
+    except (netrc.NetrcParseError, OSError):
+        return False

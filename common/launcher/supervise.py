@@ -1,0 +1,167 @@
+"""Runs the training command of one attempt and sees it to its end.
+
+    python -m common.launcher.supervise --run-dir DIR --tag TAG -- COMMAND ARG ...
+
+The command gets a session of its own. Its output goes to the terminal and to the attempt's console log.
+Ctrl-C, SIGTERM and a closed terminal stop the command and the Ray processes that it started, and nothing
+else. ``run.json`` always tells what is going on. The exit code is the command's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from common.launcher import processes, runs
+from common.launcher.summary import print_summary
+
+STOP_GRACE_SECONDS = 20.0
+GPU_SAMPLE_SECONDS = 2.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Stopper:
+    """Turns stop signals into an orderly end: SIGINT first, then SIGTERM and SIGKILL on a second one."""
+
+    def __init__(self) -> None:
+        self.signal: int = 0
+        self.command: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        again, self.signal = bool(self.signal), self.signal or number
+        if self.command is None or self.command.poll() is not None:
+            return
+        say("stopping now" if again else "stopping (once more to force) ...")
+        try:
+            os.killpg(self.command.pid, signal.SIGKILL if again else signal.SIGINT)
+        except ProcessLookupError:
+            pass
+
+
+def say(text: str) -> None:
+    """A line of ours, to stderr; a closed terminal is no reason to fail."""
+    try:
+        print(f"\n[verl_training] {text}", file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when the supervisor dies, even by SIGKILL (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def pump(source: BinaryIO, log: BinaryIO) -> None:
+    """Copy *source* to *log* and to stdout until it ends; the log survives a closed stdout."""
+    terminal = True
+    while chunk := os.read(source.fileno(), 65536):
+        log.write(chunk)
+        log.flush()
+        if terminal:
+            try:
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+            except OSError:
+                terminal = False
+
+
+def start_gpu_sampler(folder: Path) -> subprocess.Popen[bytes]:
+    """Sample GPU, CPU and memory into ``gpu.jsonl`` while this process lives."""
+    arguments = ["--out", str(folder / "gpu.jsonl"), "--interval", str(GPU_SAMPLE_SECONDS)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "common.gpu_sampler", *arguments, "--parent", str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def wait(command: subprocess.Popen[bytes], stopper: Stopper) -> int:
+    """Wait for the command; after a stop signal only for STOP_GRACE_SECONDS."""
+    deadline = None
+    while True:
+        try:
+            return command.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            if stopper.signal and deadline is None:
+                deadline = time.monotonic() + STOP_GRACE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                command.kill()
+
+
+def state_of(code: int, stop_signal: int) -> str:
+    """``finished``, ``interrupted`` or ``failed``."""
+    if stop_signal:
+        return "interrupted"
+    return runs.FINISHED if code == 0 else "failed"
+
+
+def supervise(folder: Path, tag: str, command: list[str]) -> int:
+    """Run *command* as the newest attempt of *folder*; returns the exit code to pass on."""
+    record = runs.read(folder)
+    attempt = record["attempts"][-1]
+    attempt.update(pid=os.getpid(), tag=tag)
+    record.update(state="running", command=command, pid=os.getpid(), host=attempt["host"])
+    runs.write(folder, record)
+
+    os.environ[processes.TAG] = tag
+    stopper = Stopper()
+    sampler = start_gpu_sampler(folder)
+    try:
+        with (folder / attempt["console"]).open("ab") as log:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+            stopper.command = child
+            assert child.stdout is not None
+            reader = threading.Thread(target=pump, args=(child.stdout, log), daemon=True)
+            reader.start()
+            code = wait(child, stopper)
+            # Ray daemons of this run hold the pipe open and must be gone before the log can end.
+            left = processes.end_tagged(tag)
+            reader.join(timeout=10)
+        if stopper.signal:
+            say(f"ended {left} process(es) that this run had started")
+    finally:
+        sampler.terminate()
+        sampler.wait(timeout=10)
+
+    exit_code = 128 + stopper.signal if stopper.signal else (code if code >= 0 else 128 - code)
+    record = runs.read(folder)
+    record["attempts"][-1].update(end=runs.now(), exit_code=exit_code)
+    record["state"] = state_of(code, stopper.signal)
+    runs.write(folder, record)
+    print_summary(folder, record)
+    return exit_code
+
+
+def main() -> None:
+    """Entry point of ``python -m common.launcher.supervise``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--tag", required=True)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    own = parser.parse_args()
+    sys.exit(supervise(own.run_dir, own.tag, own.command[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+# shellcheck shell=bash
+# The verl keys that PPO, GRPO and GSPO share. Sourcing it defines functions and nothing more.
+# Knobs are the shell variables of the config block; see launch.sh.
+
+# Fills OVERRIDES with the keys that every RL method sets from the shared knobs.
+# Globals: OVERRIDES (set), knobs (read)
+rl::shared() {
+  local a=actor_rollout_ref budget="$MAX_TOKENS_PER_GPU" contents='[model,optimizer,extra,hf_model]' loggers
+  # 0 means: room for two of the longest sequences.
+  ((budget > 0)) || budget=$((2 * (MAX_PROMPT_LENGTH + MAX_RESPONSE_LENGTH)))
+  # With LoRA verl would export weights under PEFT's names, which transformers loads as random ones.
+  [[ "$USE_LORA" != true ]] || contents='[model,optimizer,extra]'
+  loggers="console,file${LOGGERS:+,$LOGGERS}"
+  [[ "$USE_WANDB" != true ]] || loggers+=",wandb"
+
+  OVERRIDES=(
+    "data.train_files=$(launch::quote "$TRAIN_FILE")"
+    "data.val_files=$(launch::quote "$VAL_FILE")"
+    "data.train_batch_size=$TRAIN_BATCH_SIZE"
+    "data.max_prompt_length=$MAX_PROMPT_LENGTH"
+    "data.max_response_length=$MAX_RESPONSE_LENGTH"
+    "data.seed=$SEED"
+
+    "$a.model.path=$(launch::quote "$MODEL_DIR")"
+    "$a.model.enable_gradient_checkpointing=$(launch::bool "$GRADIENT_CHECKPOINTING")"
+    "$a.model.lora_rank=$([[ "$USE_LORA" == true ]] && echo "$LORA_RANK" || echo 0)"
+    "$a.model.lora_alpha=$LORA_ALPHA"
+    "$a.model.target_modules=$LORA_TARGETS"
+
+    "$a.actor.strategy=$STRATEGY"
+    "$a.actor.ppo_mini_batch_size=$MINI_BATCH_SIZE"
+    "$a.actor.ppo_micro_batch_size_per_gpu=$MICRO_BATCH_SIZE"
+    "$a.actor.use_dynamic_bsz=$(launch::bool "$USE_DYNAMIC_BSZ")"
+    "$a.actor.ppo_max_token_len_per_gpu=$budget"
+    "$a.actor.optim.lr=$LEARNING_RATE"
+    "$a.actor.entropy_coeff=$ENTROPY_COEFF"
+    "$a.actor.data_loader_seed=$SEED"
+    "$a.actor.fsdp_config.param_offload=$(launch::bool "$OFFLOAD")"
+    "$a.actor.fsdp_config.optimizer_offload=$(launch::bool "$OFFLOAD")"
+    "$a.actor.fsdp_config.ulysses_sequence_parallel_size=$SEQUENCE_PARALLEL_SIZE"
+    "$a.actor.ulysses_sequence_parallel_size=$SEQUENCE_PARALLEL_SIZE"
+    "$a.actor.checkpoint.save_contents=$contents"
+
+    "$a.ref.strategy=$STRATEGY"
+    "$a.ref.log_prob_micro_batch_size_per_gpu=$MICRO_BATCH_SIZE"
+    "$a.ref.log_prob_use_dynamic_bsz=$(launch::bool "$USE_DYNAMIC_BSZ")"
+    "$a.ref.log_prob_max_token_len_per_gpu=$budget"
+    "$a.ref.fsdp_config.param_offload=$(launch::bool "$OFFLOAD")"
+
+    "$a.rollout.name=$ROLLOUT_ENGINE"
+    "$a.rollout.n=$ROLLOUT_N"
+    "$a.rollout.temperature=$ROLLOUT_TEMPERATURE"
+    "$a.rollout.tensor_model_parallel_size=$ROLLOUT_TP_SIZE"
+    "$a.rollout.gpu_memory_utilization=$GPU_MEMORY_UTILIZATION"
+    "$a.rollout.seed=$SEED"
+    "$a.rollout.log_prob_micro_batch_size_per_gpu=$MICRO_BATCH_SIZE"
+    "$a.rollout.log_prob_use_dynamic_bsz=$(launch::bool "$USE_DYNAMIC_BSZ")"
+    "$a.rollout.log_prob_max_token_len_per_gpu=$budget"
+
+    "trainer.total_epochs=$TOTAL_EPOCHS"
+    "trainer.total_training_steps=$([[ "$TOTAL_STEPS" -gt 0 ]] && echo "$TOTAL_STEPS" || echo null)"
+    "trainer.n_gpus_per_node=$N_GPUS"
+    "trainer.nnodes=$NNODES"
+    "trainer.save_freq=$([[ "$SAVE_FREQ" -gt 0 ]] && echo "$SAVE_FREQ" || echo -1)"
+    "trainer.test_freq=$([[ "$TEST_FREQ" -gt 0 ]] && echo "$TEST_FREQ" || echo -1)"
+    "trainer.max_actor_ckpt_to_keep=$([[ "$KEEP_CHECKPOINTS" -gt 0 ]] && echo "$KEEP_CHECKPOINTS" || echo null)"
+    "trainer.project_name=$(launch::quote "$WANDB_PROJECT")"
+    "trainer.experiment_name=$(launch::quote "${WANDB_RUN_NAME:-$RUN_NAME}")"
+    "trainer.logger=[$loggers]"
+    "trainer.default_local_dir=$(launch::quote "$CHECKPOINT_DIR")"
+    "trainer.rollout_data_dir=$(launch::quote "$RUN_DIR/rollouts")"
+    "trainer.validation_data_dir=$(launch::quote "$RUN_DIR/validation")"
+    "trainer.resume_mode=$([[ -n "$RESUME_STEP" ]] && echo auto || echo disable)"
+  )
+  if [[ -n "$DATASET_CLASS_PATH" ]]; then
+    OVERRIDES+=("data.custom_cls.path=$(launch::quote "$DATASET_CLASS_PATH")" "data.custom_cls.name=$DATASET_CLASS_NAME")
+  fi
+  rl::reward
+  rl::profiler
+  rl::ray
+  [[ "$DEVICE" == gpu ]] || rl::cpu
+}
+
+# The reward, through the guard that logs and stops on an exception (common/reward_functions/verl_entry.py).
+rl::reward() {
+  local r=reward.custom_reward_function
+  OVERRIDES+=(
+    "$r.path=$(launch::quote "$ROOT/common/reward_functions/verl_entry.py")"
+    "$r.name=compute_score"
+    "+$r.reward_kwargs.reward_path=$(launch::quote "$REWARD_FILE")"
+    "+$r.reward_kwargs.reward_name=$(launch::quote "$REWARD_FUNC_NAME")"
+    "+$r.reward_kwargs.reward_kwargs=$(launch::quote "$REWARD_KWARGS")"
+    "+$r.reward_kwargs.error_policy=$REWARD_ERRORS"
+    "+$r.reward_kwargs.parts_dir=$(launch::quote "$RUN_DIR")"
+  )
+}
+
+# PROFILE names a verl profiler tool; PROFILE_STEPS the steps it records.
+rl::profiler() {
+  [[ "$PROFILE" != none ]] || return 0
+  OVERRIDES+=(
+    "global_profiler.tool=$PROFILE"
+    "global_profiler.steps=[$PROFILE_STEPS]"
+    "global_profiler.save_path=$(launch::quote "$RUN_DIR/profile")"
+    "actor_rollout_ref.actor.profiler.enable=True"
+    "actor_rollout_ref.actor.profiler.all_ranks=True"
+  )
+}
+
+# One node: a Ray of our own, never a stray one that happens to run here. Several: the cluster that was started
+# with `ray start`, whose workers do not inherit our environment and are told of it here.
+rl::ray() {
+  local name env=ray_kwargs.ray_init.runtime_env.env_vars
+  if ((NNODES == 1)); then
+    OVERRIDES+=("+ray_kwargs.ray_init.address=local" "+ray_kwargs.ray_init.include_dashboard=False")
+    [[ -z "$WANDB_ENTITY" ]] || OVERRIDES+=("+$env.WANDB_ENTITY=$(launch::quote "$WANDB_ENTITY")")
+    return 0
+  fi
+  OVERRIDES+=("+ray_kwargs.ray_init.address=auto")
+  for name in PYTHONPATH VERL_FILE_LOGGER_PATH TENSORBOARD_DIR WANDB_DIR WANDB_MODE WANDB_ENTITY VERL_PLATFORM \
+    VERL_USE_EXTERNAL_MODULES VERL_ENGINE_DEVICE VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND OMP_NUM_THREADS \
+    THP_MEM_ALLOC_ENABLE; do
+    [[ -z "${!name:-}" ]] || OVERRIDES+=("+$env.$name=$(launch::quote "${!name}")")
+  done
+}
+
+# What verl and vLLM need where there is no GPU (common/cpu/).
+rl::cpu() {
+  local a=actor_rollout_ref dtype=float32
+  [[ "$CPU_DTYPE" != bfloat16 && ! ("$CPU_DTYPE" == auto && "$BF16_CPU" == true) ]] || dtype=bfloat16
+  OVERRIDES+=(
+    "trainer.device=cpu"
+    "data.dataloader_num_workers=0"
+    "+$a.model.override_config.attn_implementation=sdpa"
+    "$a.actor.use_torch_compile=False"
+    "$a.actor.fsdp_config.use_torch_compile=False"
+    "$a.ref.fsdp_config.use_torch_compile=False"
+    "+$a.actor.fsdp_config.mixed_precision={param_dtype: $dtype, reduce_dtype: float32, buffer_dtype: float32}"
+    "+$a.ref.fsdp_config.mixed_precision={param_dtype: $dtype, reduce_dtype: float32, buffer_dtype: float32}"
+    "$a.rollout.dtype=$dtype"
+    "$a.rollout.enforce_eager=True"
+    "$a.rollout.free_cache_engine=False"
+    "+$a.rollout.enable_sleep_mode=False"
+    "$a.rollout.load_format=auto"
+    "$a.rollout.max_model_len=$((MAX_PROMPT_LENGTH + MAX_RESPONSE_LENGTH))"
+    "$a.rollout.checkpoint_engine.update_weights_bucket_megabytes=256"
+    "$a.rollout.agent.num_workers=1"
+    "reward.num_workers=1"
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1"
+  )
+  # Ray counts "GPUs" that stand for training processes; too few "CPUs" would hang it without a word.
+  ((NNODES > 1)) || OVERRIDES+=("ray_kwargs.ray_init.num_cpus=$((16 + 4 * N_GPUS))" "+ray_kwargs.ray_init.num_gpus=$N_GPUS")
+}
+
+# Starts verl's RL trainer with the shared keys and the method's own. Does not return.
+# Arguments: the method's overrides; they win over the shared ones
+rl::run() {
+  declare -A own=()
+  local word kept=()
+  rl::shared
+  for word in "$@"; do own["${word%%=*}"]=1; done
+  for word in "${OVERRIDES[@]}"; do
+    [[ -n "${own["${word%%=*}"]:-}" ]] || kept+=("$word")
+  done
+  launch::hand_over "$PYTHON" -m verl.trainer.main_ppo --config-path "$ROOT/$METHOD" --config-name config -- \
+    "${kept[@]}" "$@"
+}

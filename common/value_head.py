@@ -1,0 +1,40 @@
+"""PPO's critic without flash-attn, on any machine.
+
+Upstream: ``verl.utils.model.load_valuehead_model`` hard-codes ``attn_implementation="flash_attention_2"``
+and ignores ``critic.model.override_config.attn_implementation``. Without this patch a PPO run dies where
+flash-attn is missing, with the words "is not a value head model, please install trl".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wrapt
+
+
+def use_configured_attention(model_module: Any) -> None:
+    """Replace ``load_valuehead_model`` by one that keeps the attention the config asks for.
+
+    Args:
+        model_module: the imported module ``verl.utils.model``.
+    """
+
+    def load_valuehead_model(
+        local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool
+    ) -> Any:
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification.from_pretrained(
+            local_path,
+            config=model_config,
+            dtype=torch_dtype,
+            attn_implementation=model_config._attn_implementation or "sdpa",
+            trust_remote_code=trust_remote_code,
+        )
+
+    model_module.load_valuehead_model = load_valuehead_model
+
+
+def install() -> None:
+    """Patch ``verl.utils.model`` when it is imported; nothing happens before."""
+    wrapt.register_post_import_hook(use_configured_attention, "verl.utils.model")

@@ -1,0 +1,90 @@
+# shellcheck shell=bash
+# What each ALGORITHM sets; sources in README.md. Sourcing it defines functions and nothing more.
+
+# Sets a knob that the user left at auto.
+# Arguments: the knob's name, the algorithm's value
+grpo::default() {
+  [[ "${!1}" != auto ]] || printf -v "$1" '%s' "$2"
+}
+
+# Sets ALGORITHM_KEYS, verl's keys for $ALGORITHM, from the algorithm's own values and the user's.
+# Globals: ALGORITHM and the knobs it fills (read, set), ALGORITHM_KEYS (set)
+grpo::algorithm() {
+  local estimator=grpo loss=vanilla keys=() a=actor_rollout_ref.actor
+  case "$ALGORITHM" in
+    grpo)
+      grpo::default USE_KL_LOSS true
+      ;;
+    dr_grpo)
+      grpo::default NORM_ADV_BY_STD false
+      grpo::default LOSS_AGG_MODE seq-mean-token-sum-norm
+      keys+=("$a.loss_scale_factor=$MAX_RESPONSE_LENGTH")
+      ;;
+    dapo)
+      grpo::default CLIP_RATIO_HIGH 0.28
+      keys+=(
+        "algorithm.filter_groups.enable=True"
+        "algorithm.filter_groups.metric=reward"
+        "reward.reward_manager.name=dapo"
+        "+reward.reward_kwargs.max_resp_len=$MAX_RESPONSE_LENGTH"
+        "+reward.reward_kwargs.overlong_buffer_cfg.enable=True"
+        "+reward.reward_kwargs.overlong_buffer_cfg.len=$((MAX_RESPONSE_LENGTH / 5 > 0 ? MAX_RESPONSE_LENGTH / 5 : 1))"
+        "+reward.reward_kwargs.overlong_buffer_cfg.penalty_factor=1.0"
+        "+reward.reward_kwargs.overlong_buffer_cfg.log=False"
+      )
+      ;;
+    rloo)
+      estimator=rloo
+      keys+=("algorithm.use_kl_in_reward=True" "algorithm.kl_penalty=kl" "algorithm.kl_ctrl.kl_coef=0.001")
+      ;;
+    reinforce_plus_plus | reinforce_plus_plus_baseline)
+      estimator="$ALGORITHM"
+      grpo::default USE_KL_LOSS true
+      ;;
+    opo)
+      estimator=opo
+      ;;
+    gpg)
+      estimator=gpg loss=gpg
+      ;;
+    cispo)
+      loss=cispo
+      grpo::default CLIP_RATIO_LOW 10
+      grpo::default CLIP_RATIO_HIGH 0.2
+      ;;
+    sapo)
+      loss=sapo
+      grpo::default LOSS_AGG_MODE seq-mean-token-mean
+      keys+=("$a.tau_pos=1.0" "$a.tau_neg=1.05")
+      ;;
+    gmpo)
+      loss=geo_mean
+      grpo::default CLIP_RATIO_LOW 0.4
+      grpo::default CLIP_RATIO_HIGH 0.4
+      ;;
+    remax)
+      # verl's newer trainer does not compute ReMax's greedy baseline.
+      estimator=remax
+      keys+=("trainer.use_v1=False" "algorithm.use_kl_in_reward=True" "algorithm.kl_penalty=kl"
+        "algorithm.kl_ctrl.kl_coef=0.001")
+      ;;
+  esac
+  grpo::default NORM_ADV_BY_STD true
+  grpo::default USE_KL_LOSS false
+  grpo::default CLIP_RATIO_LOW 0.2
+  grpo::default CLIP_RATIO_HIGH 0.2
+  grpo::default LOSS_AGG_MODE token-mean
+  ALGORITHM_KEYS=(
+    "algorithm.adv_estimator=$estimator"
+    "algorithm.norm_adv_by_std_in_grpo=$(launch::bool "$NORM_ADV_BY_STD")"
+    "$a.policy_loss.loss_mode=$loss"
+    "$a.use_kl_loss=$(launch::bool "$USE_KL_LOSS")"
+    "$a.kl_loss_coef=$KL_LOSS_COEF"
+    "$a.kl_loss_type=$KL_LOSS_TYPE"
+    "$a.clip_ratio=$CLIP_RATIO_LOW"
+    "$a.clip_ratio_low=$CLIP_RATIO_LOW"
+    "$a.clip_ratio_high=$CLIP_RATIO_HIGH"
+    "$a.loss_agg_mode=$LOSS_AGG_MODE"
+    "${keys[@]}"
+  )
+}
