@@ -79,8 +79,8 @@ def generate(path: Path, rows: int) -> None:
             question = (
                 f"In week {number} {name} collected {many} {thing} every day for {days} days. "
                 f"Then {name} gave half of all the {thing} to a friend who lives on the other side of the "
-                f"river, and bought {days} more from the shop around the corner. How many {thing} does {name} have "
-                "at the end of the week?"
+                f"river, and bought {days} more from the shop around the corner. How many {thing} "
+                f"does {name} have at the end of the week?"
             )
             total, left = many * days, many * days // 2 + days
             answer = (

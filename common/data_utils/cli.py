@@ -1,4 +1,4 @@
-"""The command line: python -m common.data_utils convert|validate|stats|show|split|prepare|formats."""
+"""The command line: python -m common.data_utils convert|validate|stats|show|split|prepare|export|formats."""
 
 from __future__ import annotations
 
@@ -220,6 +220,14 @@ def _split(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    from common.data_utils.api import parquet_to_json
+
+    rows = parquet_to_json(args.src, args.dst)
+    print(json.dumps({"rows": rows, "output": args.dst}) if args.json else f"{args.dst}: {rows} rows")
+    return 0
+
+
 def _formats(args: argparse.Namespace) -> int:
     from common.data_utils.formats import FORMATS
 
@@ -300,6 +308,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--tokenizer", default="", metavar="PATH", help="count rows over the length limits")
     sub.add_argument("--max-prompt-length", type=int, metavar="N")
     sub.add_argument("--max-length", type=int, metavar="N")
+    _json_flag(sub)
+
+    sub = add("export", _export, "write a Parquet file as JSON Lines (.jsonl) or one array (.json)")
+    sub.add_argument("src")
+    sub.add_argument("dst")
     _json_flag(sub)
 
     _json_flag(add("formats", _formats, "list the source formats with an example of each"))

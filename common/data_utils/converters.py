@@ -20,7 +20,7 @@ Convert = Callable[[Row, Plan], Record]
 
 def with_system(turns: list[Message], system: Any) -> list[Message]:
     """Prepend a system message; blank ones and rows that already start with one stay as they are."""
-    if is_missing(system) or (turns and turns[0]["role"] == "system"):
+    if system is None or is_missing(system) or (turns and turns[0]["role"] == "system"):
         return turns
     return [{"role": "system", "content": chat.required_text(system, "system")}, *turns]
 
@@ -100,7 +100,7 @@ def query_history(row: Row, plan: Plan) -> Record:
 
 def _answered(row: Row, plan: Plan, prompt: list[Message], answer: Any, field: str) -> Record:
     """A prompt with one answer text; RL rows may come without the answer when they have a ground truth."""
-    if plan.task == "rl" and is_missing(answer):
+    if is_missing(answer) and plan.task == "rl":
         response: list[Message] = []
     else:
         response = _assistant(answer, field)

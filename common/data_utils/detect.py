@@ -10,6 +10,7 @@ from common.data_utils.answers import extract_answer
 from common.data_utils.errors import DataError
 from common.data_utils.messages import KEPT_KEYS
 from common.data_utils.records import TASKS, Options, Plan, Row
+from common.data_utils.targets import MEDIA
 
 SAMPLE_ROWS = 200
 
@@ -163,7 +164,7 @@ def _answer_style(sample: Sequence[Row], columns: dict[str, str], options: Optio
 def _notes(sample: Sequence[Row], task: str, columns: dict[str, str]) -> list[str]:
     notes = []
     used = set(columns.values())
-    unused = [name for name in _columns(sample) if name not in used]
+    unused = [name for name in _columns(sample) if name not in used and name not in MEDIA]
     if unused and task != "rl":
         notes.append(f"columns that {task} rows have no place for, left out: {', '.join(unused)}")
     dropped: dict[str, None] = {}

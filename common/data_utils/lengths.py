@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,47 +45,69 @@ def render(tokenizer: Any, turns: list[Message], tools: Any, generate: bool) -> 
     )
 
 
-def texts_of(tokenizer: Any, row: Row, task: str) -> tuple[str, str]:
-    """(prompt, longest whole) of a stored row as texts: sft and rl have one whole, preference two.
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the prompt and of the whole row (of the longer side for pairs).
+
+    `unseen` are tools of the row that the template does not print: the model would never see them.
+    """
+
+    prompt: int
+    whole: int
+    unseen: tuple[str, ...] = ()
+
+
+def texts_of(tokenizer: Any, row: Row, task: str) -> list[str]:
+    """[prompt, whole] of a stored row as texts; two wholes for preference.
 
     For rl the whole is the prompt: the answer is yet to be generated.
     """
-    row = restore(row)
     tools = row.get("tools") if task != "rl" else None
     if task == "sft":
         turns = row["messages"]
         ends = turns[-1]["role"] == "assistant"
         prompt = render(tokenizer, turns[:-1], tools, True) if ends and len(turns) > 1 else ""
-        return prompt, render(tokenizer, turns, tools, False)
+        return [prompt, render(tokenizer, turns, tools, False)]
     prompt = render(tokenizer, row["prompt"], tools, True)
     if task == "rl":
-        return prompt, prompt
-    wholes = [render(tokenizer, row["prompt"] + row[side], tools, False) for side in ("chosen", "rejected")]
-    return prompt, max(wholes, key=len)
+        return [prompt, prompt]
+    return [
+        prompt,
+        *(render(tokenizer, row["prompt"] + row[side], tools, False) for side in ("chosen", "rejected")),
+    ]
 
 
-def count(tokenizer: Any, rows: Sequence[Row], task: str) -> list[tuple[int, int] | str]:
-    """(prompt tokens, whole tokens) per row, or the reason why the chat template refuses it."""
+def _tool_names(row: Row) -> set[str]:
+    """Names of the tools that a row offers or calls."""
+    names = {tool["function"]["name"] for tool in row.get("tools") or []}
+    for column in ("messages", "prompt", "chosen", "rejected"):
+        for turn in row.get(column) or []:
+            names.update(call["function"]["name"] for call in turn.get("tool_calls") or [])
+    return names
+
+
+def count(tokenizer: Any, rows: Sequence[Row], task: str) -> list[Lengths | str]:
+    """Token counts per stored row, or the reason why the chat template refuses it."""
     texts: list[str] = []
-    places: list[int | str] = []
-    for row in rows:
+    places: list[tuple[int, int, tuple[str, ...]] | str] = []
+    for stored in rows:
+        row = restore(stored)
         try:
-            pair = texts_of(tokenizer, row, task)
+            found = texts_of(tokenizer, row, task)
         except Exception as problem:  # templates raise their own errors for role orders they do not know
             places.append((str(problem).strip() or type(problem).__name__).splitlines()[0])
             continue
-        places.append(len(texts))
-        texts += pair
+        unseen = sorted(name for name in _tool_names(row) if name not in found[-1]) if task != "rl" else []
+        places.append((len(texts), len(texts) + len(found), tuple(unseen)))
+        texts += found
     tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-    lengths = [len(ids) for ids in tokens]
-    return [place if isinstance(place, str) else (lengths[place], lengths[place + 1]) for place in places]
-
-
-def batched(rows: Iterable[Any], size: int = _BATCH) -> Iterable[list[Any]]:
-    """Lists of at most `size`."""
-    iterator = iter(rows)
-    while group := list(islice(iterator, size)):
-        yield group
+    sizes = [len(ids) for ids in tokens]
+    return [
+        place
+        if isinstance(place, str)
+        else Lengths(sizes[place[0]], max(sizes[place[0] + 1 : place[1]]), place[2])
+        for place in places
+    ]
 
 
 def overlong(
@@ -107,9 +129,8 @@ def overlong(
                 if isinstance(found, str):
                     result["refused"] += 1
                     continue
-                prompt, whole = found
-                result["over_prompt"] += max_prompt is not None and prompt > max_prompt
-                result["over_length"] += most is not None and whole > most
-                result["longest_prompt"] = max(result["longest_prompt"], prompt)
-                result["longest"] = max(result["longest"], whole)
+                result["over_prompt"] += max_prompt is not None and found.prompt > max_prompt
+                result["over_length"] += most is not None and found.whole > most
+                result["longest_prompt"] = max(result["longest_prompt"], found.prompt)
+                result["longest"] = max(result["longest"], found.whole)
     return result

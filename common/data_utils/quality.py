@@ -58,6 +58,8 @@ class TokenLengths:
         else:
             text = f"longer than MAX_LENGTH={most}; verl cuts such rows (data.truncation={truncation})"
             self.over = Finding("over_length", "warning", text)
+        text = "the chat template does not print tools of the row: the model will not see them"
+        self.unseen = Finding("tools_unseen", "warning", text)
         self.refused = Finding("template_refused", "error", "the tokenizer's chat template refuses the row")
 
     def see(self, place: Place, source: Row, row: Row) -> None:
@@ -75,20 +77,21 @@ class TokenLengths:
             if isinstance(found, str):
                 self.refused.add(place, f"row {place.row}: {found}")
                 continue
-            prompt, whole = found
-            self.prompts.append(prompt)
-            self.wholes.append(whole)
-            if self.limits[0] is not None and prompt > self.limits[0]:
-                self.over_prompt.add(place, f"row {place.row}: {prompt} tokens")
-            if self.limits[1] is not None and whole > self.limits[1]:
-                self.over.add(place, f"row {place.row}: {whole} tokens")
+            self.prompts.append(found.prompt)
+            self.wholes.append(found.whole)
+            if self.limits[0] is not None and found.prompt > self.limits[0]:
+                self.over_prompt.add(place, f"row {place.row}: {found.prompt} tokens")
+            if self.limits[1] is not None and found.whole > self.limits[1]:
+                self.over.add(place, f"row {place.row}: {found.whole} tokens")
+            if found.unseen:
+                self.unseen.add(place, f"row {place.row}: {', '.join(found.unseen)}")
         self.waiting.clear()
 
     def finish(self, stats: dict[str, Any]) -> list[Finding]:
         """Findings and statistics."""
         self._flush()
         stats["tokens"] = sum(self.wholes)
-        return [self.refused, self.over_prompt, self.over]
+        return [self.refused, self.unseen, self.over_prompt, self.over]
 
     def histograms(self) -> list[Histogram]:
         """Of prompts and, where rows have answers, of whole rows."""

@@ -10,7 +10,16 @@ from common.data_utils.answers import extract_answer, is_missing, truth_text
 from common.data_utils.errors import RowError
 from common.data_utils.records import Message, Plan, Record, Row
 
-OWN_EXTRAS = ("index", "split")
+# Columns that verl's datasets read beside the messages.
+MEDIA = ("images", "videos", "audios")
+
+
+def _with_media(result: Row, source: Row) -> Row:
+    """Pass on the media that the placeholders <image>, <video>, <audio> of the messages stand for."""
+    for name in MEDIA:
+        if source.get(name):
+            result[name] = source[name]
+    return result
 
 
 def _system(turns: list[Message], plan: Plan) -> list[Message]:
@@ -19,7 +28,7 @@ def _system(turns: list[Message], plan: Plan) -> list[Message]:
     return turns
 
 
-def to_sft(record: Record, row: Row, plan: Plan) -> Row:
+def to_sft(record: Record, row: Row, source: Row, plan: Plan) -> Row:
     """{"messages": [...]} and, where the row has them, "tools" (JSON text) and "enable_thinking".
 
     Raises:
@@ -38,7 +47,7 @@ def to_sft(record: Record, row: Row, plan: Plan) -> Row:
         if not isinstance(thinking, bool):
             raise RowError("enable_thinking", "must be true or false")
         result["enable_thinking"] = thinking
-    return result
+    return _with_media(result, source)
 
 
 def _extras(record: Record, row: Row, source: Row, plan: Plan) -> Row:
@@ -52,7 +61,7 @@ def _extras(record: Record, row: Row, source: Row, plan: Plan) -> Row:
         result.update(given)
     if not plan.used.issuperset(source):
         for name, value in source.items():
-            if name not in plan.used and name not in result:
+            if name not in plan.used and name not in result and name not in MEDIA:
                 result[name] = value
     if plan.extract and record.response and is_missing(row.get("ground_truth")):
         result.setdefault("answer", record.response[-1]["content"])
@@ -121,7 +130,7 @@ def to_rl(record: Record, row: Row, source: Row, plan: Plan) -> Row:
     agent = _label(row, "agent_name", plan.options.agent_name)
     if agent:
         result["agent_name"] = agent
-    return result
+    return _with_media(result, source)
 
 
 def _label(row: Row, field: str, default: str) -> str:
@@ -164,7 +173,7 @@ def convert_row(source: Row, plan: Plan) -> Row:
     if plan.task == "rl":
         return to_rl(record, row, source, plan)
     if plan.task == "sft":
-        return to_sft(record, row, plan)
+        return to_sft(record, row, source, plan)
     return to_preference(record, row, plan)
 
 

@@ -183,6 +183,14 @@ def test_own_columns_of_a_row_win_over_the_options() -> None:
     assert (done["data_source"], done["agent_name"]) == ("theirs", "single_turn_agent")
 
 
+@pytest.mark.parametrize("task", ["sft", "rl"])
+def test_media_columns_stay_beside_the_messages(task: str) -> None:
+    row = {"question": "<image> what is it?", "answer": "4", "images": ["cat.png"]}
+    done = convert([row, {"question": "q", "answer": "4"}], task)
+    assert [entry.get("images") for entry in done.rows] == [["cat.png"], None]
+    assert "images" not in done.rows[0].get("extra_info", {})
+
+
 def test_optional_ground_truth_lets_prompts_through() -> None:
     done = convert([{"prompt": "q"}], "rl", Options(ground_truth="optional"))
     assert done.rows[0]["reward_model"] == {"style": "model", "ground_truth": ""}

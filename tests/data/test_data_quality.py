@@ -199,6 +199,29 @@ def test_template_that_refuses_a_row(write_lines: Write, tokenizer_dir: Path, tm
     assert "no system here" in found(report, "template_refused").examples[0]
 
 
+def test_tools_that_the_template_does_not_print(
+    write_lines: Write, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    tools = [{"name": "lookup", "parameters": {"type": "object", "properties": {}}}]
+    row = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "tools": tools}
+    source = write_lines([row])
+    assert "tools_unseen" not in {
+        item.code for item in validate(source, "sft", tokenizer=str(tokenizer_dir)).findings
+    }
+    blind = tmp_path / "blind"
+    shutil.copytree(tokenizer_dir, blind)
+    (blind / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ message.content }}{% endfor %}"
+    )
+    report = validate(source, "sft", tokenizer=str(blind))
+    assert (rows_of(report, "tools_unseen"), found(report, "tools_unseen").examples) == (
+        [1],
+        ["row 1: lookup"],
+    )
+
+
 def test_truths_that_the_reward_cannot_use(write_lines: Write, tmp_path: Path) -> None:
     pytest.importorskip("common.reward_functions")
     code = (
@@ -275,6 +298,8 @@ def test_convert_command(write_lines: Write, tmp_path: Path, capsys: pytest.Capt
         == 0
     )
     assert capsys.readouterr().out.startswith("3 rows to")
+    assert main(["export", output, str(tmp_path / "back.jsonl")]) == 0
+    assert len((tmp_path / "back.jsonl").read_text().splitlines()) == 5
     assert main(["formats"]) == 0
     assert "qa" in capsys.readouterr().out
 
