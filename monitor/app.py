@@ -233,13 +233,11 @@ def launch(args: argparse.Namespace) -> int:
             (collector.first_ready if auth else collector.complete).wait(timeout=15.0)
             try:
                 app, blocks = gradio_app(api, assets, auth, root_path)
-            except (
-                Exception
-            ) as error:  # shown in the page and in the terminal; the door cannot open without it
+                asyncio.run_coroutine_threadsafe(front.open(app), loop).result()
+            except Exception as error:  # shown in the page and the terminal: the door cannot open without it
                 front.failure = f"Gradio could not start: {type(error).__name__}: {error}"
                 print(f"monitor: {front.failure}", file=sys.stderr)
                 return
-            asyncio.run_coroutine_threadsafe(front.open(app), loop).result()
             # The page has no queued events, and an idle queue wakes a thousand times a second.
             loop.call_soon_threadsafe(blocks._queue.close)
 

@@ -17,7 +17,7 @@ from monitor.log_parser import Float32, Int64
 from monitor.series import Float64
 
 # Longer series are judged by their beginning (for "since the first level") and their newest part.
-HEAD_POINTS, TAIL_POINTS = 1_000, 15_000
+HEAD_POINTS, TAIL_POINTS = 500, 5_000
 
 SeriesOf = Callable[[str], tuple[Int64, Float32]]
 
@@ -223,16 +223,15 @@ def load_rules(entries: Iterable[Any]) -> list[Rule]:
 
 def check(rule: Rule, metric: str, steps: Int64, values: Float32) -> Observation | None:
     """Apply one rule to one series (shape [points] each); None when it does not hold now."""
-    finite = np.isfinite(values)
     if rule.test == "not_finite":
-        broken = np.flatnonzero(~finite)
+        broken = np.flatnonzero(~np.isfinite(values))
         if not len(broken):
             return None
         return Observation(rule, metric, int(steps[broken[0]]), float(values[broken[0]]), len(broken))
     if len(values) > HEAD_POINTS + TAIL_POINTS:
         values = np.concatenate((values[:HEAD_POINTS], values[-TAIL_POINTS:]))
         steps = np.concatenate((steps[:HEAD_POINTS], steps[-TAIL_POINTS:]))
-        finite = np.isfinite(values)
+    finite = np.isfinite(values)
     hit = TESTS[rule.test](rule, values[finite].astype(np.float64)) if finite.any() else None
     if hit is None:
         return None

@@ -1,7 +1,8 @@
 """Reward parts of single answers, which our reward functions write to ``reward_parts-*.jsonl`` of the run.
 
 verl's training dump has only the score, so the parts are joined to it: by ``uid`` where a record has one,
-else by the CRC-32 of the answer within its step. The files grow without end; only the place of each step is kept.
+else by the CRC-32 of the answer within its step. The files grow without end; only
+the place of each step is kept.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@ import { clear, el, floats, number, save, store, stored } from "./util.js";
 import { t } from "./strings.js";
 
 const MAX_PER_SECTION = 60;
+// A change of less than half a pixel is not drawn at once, but at the latest after this time.
+const STALE_MS = 10000;
 
 class Line {
   constructor() {
@@ -23,9 +25,10 @@ class Line {
       this.x = new Float64Array(0);
       this.y = new Float32Array(0);
       this.sx = this.sy = null;
-      return;
+      return null;
     }
     const from = update.at === null ? null : (update.at + update.x0) * scale;
+    const before = from === null || update.broken ? null : this.tail(from);
     [this.x, this.y] = merged(this.x, this.y, from, update.x, update.y, update.x0, scale);
     if (update.sx) {
       const old = from === null || !this.sx ? [new Float64Array(0), new Float32Array(0)] : [this.sx, this.sy];
@@ -41,6 +44,18 @@ class Line {
       this.broken = this.broken.filter(([x]) => x < from);
     }
     for (const [x, kind] of update.broken ?? []) this.broken.push([x * scale, kind]);
+    return { before, after: before && this.tail(from) };
+  }
+
+  // What the part from x on looks like: its last x, its lowest and highest y.
+  tail(from) {
+    let low = Infinity, high = -Infinity, i = this.x.length;
+    while (i > 0 && this.x[i - 1] >= from) {
+      i--;
+      if (this.y[i] < low) low = this.y[i];
+      if (this.y[i] > high) high = this.y[i];
+    }
+    return [this.x.at(-1), low, high];
   }
 }
 
@@ -189,6 +204,13 @@ export class Charts {
         el("h3", { title: plain ? `${keys.join(", ")}\n\n${plain.text}` : name }, name),
         plain && el("span", { class: "vt-key", title: plain.text }, keys.join(", ")),
         el("span", { class: "vt-tools" }, log,
+          !state.charts.includes(name) && button(state.extra.includes(name) ? "★" : "☆", t(state.extra.includes(name) ? "unpin" : "pin"), (event) => {
+            const pinned = state.extra.includes(name);
+            state.extra = pinned ? state.extra.filter((n) => n !== name) : [...state.extra, name];
+            event.target.textContent = pinned ? "☆" : "★";
+            this.layout();
+            this.app.changed();
+          }),
           button("⤢", t("wide"), () => {
             node.classList.toggle("vt-wide");
           }),
@@ -221,10 +243,11 @@ export class Charts {
 
   // The charts the server should keep up to date: those on screen.
   wanted() {
-    const { zoom } = this.app.state;
+    const { zoom, runs } = this.app.state;
     const scale = this.scale();
+    const density = runs.length > 4 ? 0.5 : 0.8; // buckets per pixel; each keeps its lowest and highest value
     return [...this.cards.values()].filter((card) => card.visible).map((card) => ({
-      id: card.name, metric: card.name, pixels: Math.round((card.plot.clientWidth || 400) * 0.8),
+      id: card.name, metric: card.name, pixels: Math.round((card.plot.clientWidth || 400) * density),
       span: zoom[card.name] ? zoom[card.name].map((x) => x / scale) : null,
     }));
   }
@@ -240,10 +263,21 @@ export class Charts {
       if (!card) continue;
       let line = card.lines.get(update.run);
       if (!line) card.lines.set(update.run, (line = new Line()));
-      line.take(update, scale);
-      this.dirty.add(card);
+      card.moved = (card.moved ?? 0) + this.pixelsMoved(card, line.take(update, scale));
+      if (card.moved >= 0.5 || performance.now() - (card.drawnAt ?? 0) > STALE_MS) this.dirty.add(card);
     }
     this.flush();
+  }
+
+  // How far, in pixels, an update moved a line; infinite when that cannot be told.
+  pixelsMoved(card, change) {
+    const layout = card.drawn && card.plot._fullLayout;
+    if (!layout || !change?.before) return Infinity;
+    const [x0, low0, high0] = change.before;
+    const [x1, low1, high1] = change.after;
+    const far = (axis, a, b) => (a === b ? 0 : Math.abs(axis.d2p(a) - axis.d2p(b)));
+    const moved = Math.max(far(layout.xaxis, x0, x1), far(layout.yaxis, low0, low1), far(layout.yaxis, high0, high1));
+    return Number.isNaN(moved) ? Infinity : moved;
   }
 
   refreshAll() {
@@ -267,6 +301,8 @@ export class Charts {
 
   draw(card) {
     if (!window.Plotly || !card.node.isConnected) return;
+    card.moved = 0;
+    card.drawnAt = performance.now();
     const { app } = this;
     const { state } = app;
     const style = getComputedStyle(app.root);
