@@ -178,6 +178,7 @@ def validate_command(args: argparse.Namespace) -> int:
         reward=args.reward,
         near=not args.no_near,
         threshold=args.threshold,
+        progress=_progress(not args.json),
     )
     if args.html:
         write_html(report, Path(args.html).expanduser())

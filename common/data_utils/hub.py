@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from common.data_utils.atomic import write_text
 from common.data_utils.errors import DataError
@@ -40,14 +46,44 @@ def _sources(files: list[Path], name: str) -> tuple[Source, ...]:
     return tuple(Source(path, "arrow", False, f"{name} ({path.name})") for path in files)
 
 
-def _load(ident: str, rest: list[str], split: str, role: str, name: str) -> tuple[list[Path], list[str]]:
-    import datasets
+def _reachable() -> bool:
+    """Whether the hub answers at all; behind a proxy only the proxy can tell."""
+    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
+        return True
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((host.hostname or "", host.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without a network, go straight to the local cache instead of retrying for half a minute; no log lines."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    if before is None and not _reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if before is None:
+            os.environ.pop("HF_HUB_OFFLINE", None)
+
+
+def _load(ident: str, rest: list[str], split: str, role: str, name: str) -> tuple[list[Path], list[str]]:
     config = rest[0] if rest else None
     if len(rest) > 1:
         split = rest[1]
     try:
-        found = datasets.load_dataset(ident, config)
+        with _quietly():
+            import datasets
+
+            found = datasets.load_dataset(ident, config)
     except Exception as problem:  # every network and hub failure ends here: one line, with its cause
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from common.data_utils import checks
@@ -11,7 +11,7 @@ from common.data_utils.chunkwork import convert_items
 from common.data_utils.duplicates import THRESHOLD
 from common.data_utils.errors import DataError
 from common.data_utils.findings import Finding, Histogram, Place, Report, histogram
-from common.data_utils.pipeline import plan_source
+from common.data_utils.pipeline import Progress, plan_source
 from common.data_utils.readers import Bad, chunks, read_chunk
 from common.data_utils.records import Options, Plan, Rejected, Row
 from common.data_utils.sources import Resolved, resolve, split_list
@@ -20,10 +20,13 @@ TRUNCATION = ("error", "left", "right")
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
-def _rows(resolved: Resolved, plan: Plan) -> Iterator[tuple[Place, Row | None, Row | Rejected]]:
-    """(place, source row if it could be read, training row or why there is none)."""
+def _rows(
+    resolved: Resolved, plan: Plan, progress: Callable[[int], None]
+) -> Iterator[tuple[Place, Row | None, Row | Rejected]]:
+    """(place, source row if it could be read, training row or why there is none); `progress` gets bytes."""
     for source in resolved.files:
         base = 0
+        size, done = source.path.stat().st_size, 0
         for chunk in chunks(source, plan.options.encoding, plan.options.split):
             items, lines = read_chunk(chunk)
             for number, item in items:
@@ -33,6 +36,10 @@ def _rows(resolved: Resolved, plan: Plan) -> Iterator[tuple[Place, Row | None, R
                 rows, _ = convert_items([(base + number, item)], plan, source.label, rejected)
                 yield place, raw, rows[0] if rows else rejected[0]
             base += lines
+            read = (chunk.span[1] - chunk.span[0]) if chunk.span else len(chunk.data or b"")
+            progress(min(read, size - done))
+            done += min(read, size - done)
+        progress(size - done)
 
 
 class TokenLengths:
@@ -116,6 +123,7 @@ def check(
     reward: str = "",
     near: bool = True,
     threshold: float = THRESHOLD,
+    progress: Progress | None = None,
 ) -> Report:
     """Examine a source as training would use it.
 
@@ -126,6 +134,7 @@ def check(
         truncation: the run's data.truncation; "error" makes rows over `max_length` an error (sft).
         reward: name or FILE[:function]; each ground truth is given to it as the answer (rl).
         near, threshold: near-duplicate search and its similarity.
+        progress: called with (bytes done, bytes in all).
 
     Raises:
         DataError: a source cannot be read or recognised, a tokenizer or reward cannot be loaded.
@@ -149,13 +158,22 @@ def check(
     active += [lengths] if lengths is not None else []
     active += [checks.RewardCheck(reward)] if reward else []
 
+    total = sum(item.path.stat().st_size for resolved in trains + vals for item in resolved.files)
+    done = 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total)
+
     sources: list[dict[str, Any]] = []
     rows_in = rows_ok = 0
     for resolved, role in [(item, "train") for item in trains] + [(item, "val") for item in vals]:
         plan = plan_source(resolved, task, options, role)
         about = {"name": resolved.name, "role": role, "format": plan.format, "reason": plan.reason}
         counts = {"rows_in": 0, "rows_ok": 0}
-        for place, raw, outcome in _rows(resolved, plan):
+        for place, raw, outcome in _rows(resolved, plan, advance):
             counts["rows_in"] += 1
             if raw is not None and role == "train":
                 schema.see(place, raw, None)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, gsm_rows
 
-from common.data_utils import DataError, convert, json_to_parquet, load_rows, parquet_to_json
+from common.data_utils import DataError, convert, json_to_parquet, load_rows, parquet_to_json, validate
 from common.data_utils import pipeline as pipeline_module
 from common.data_utils import readers as readers_module
 from common.data_utils.atomic import clear_stale, temp_beside
@@ -243,11 +243,47 @@ def test_our_own_output_is_a_source_again(write_lines: Write, tmp_path: Path) ->
         assert read(tmp_path / "two.parquet") == read(tmp_path / "one.parquet")
 
 
+def test_hostile_parquet_types_end_as_extras_that_verls_reader_takes(tmp_path: Path) -> None:
+    import datetime
+    import decimal
+
+    import pyarrow as pa
+
+    datasets = pytest.importorskip("datasets")
+    table = pa.table(
+        {
+            "question": pa.array(["a", "b"]).dictionary_encode(),
+            "answer": pa.array([1, 2], pa.int32()),
+            "when": pa.array([datetime.datetime(2020, 1, 1)] * 2, pa.timestamp("us", "UTC")),
+            "exact": pa.array([decimal.Decimal("1.5")] * 2),
+            "raw": pa.array([b"\xff\x00"] * 2),
+            "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+            "list": pa.array([[1], None], pa.large_list(pa.int8())),
+            "huge": pa.array([2**64 - 1] * 2, pa.uint64()),
+            "deep": pa.array([{"a": {"b": [{"c": 1}]}}] * 2),
+            "nothing": pa.nulls(2),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    summary = json_to_parquet(tmp_path / "a.parquet", tmp_path / "o.parquet", task="rl")
+    assert summary.rows_out == 2
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "o.parquet"), cache_dir=str(tmp_path / "hf")
+    )
+    extra = loaded["train"][0]["extra_info"]
+    assert (extra["raw"], extra["list"], extra["nothing"]) == (b"\xff\x00", [1], None)
+    assert (extra["map"], extra["huge"]) == ('[["k", 1]]', str(2**64 - 1))
+    assert extra["deep"] == {"a": {"b": [{"c": 1}]}}
+
+
 def test_progress_ends_at_the_total(write_lines: Write, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     source = write_lines(gsm_rows(100))
     output = tmp_path / "o.parquet"
     json_to_parquet(source, output, task="rl", progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (source.stat().st_size,) * 2
+    seen.clear()
+    validate(source, "rl", near=False, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (source.stat().st_size,) * 2
 
 
