@@ -62,6 +62,7 @@ class Observation:
             metric=self.metric,
             since=self.since,
             value=f"{self.value:.4g}",
+            percent=f"{100 * self.value:.0f} %",
             limit=f"{self.rule.value:g}",
             count=self.count,
             window=self.rule.window,

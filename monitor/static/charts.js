@@ -213,6 +213,7 @@ export class Charts {
           }),
           button("⤢", t("wide"), () => {
             node.classList.toggle("vt-wide");
+            this.draw(card);
           }),
           button("⟲", t("reset"), () => this.resetZoom(card)),
           button(t("csv"), "CSV", () => this.csv(name)),
@@ -332,7 +333,7 @@ export class Charts {
         hoverinfo: smooth ? "skip" : undefined, hovertemplate: smooth ? undefined : "%{y:.5~g}",
       });
       if (smooth) {
-        traces.push({ x: line.sx, y: line.sy, name, mode: "lines", line: { color: colour, width: 2 }, meta: run, hovertemplate: "%{y:.5~g}" });
+        traces.push({ x: line.sx, y: line.sy, name, mode: few ? "lines+markers" : "lines", marker: { size: 4, color: colour }, line: { color: colour, width: 2 }, meta: run, hovertemplate: "%{y:.5~g}" });
       }
       for (const x of line.marks) {
         shapes.push({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colour, width: 1, dash: "dash" }, opacity: 0.6 });
