@@ -20,19 +20,16 @@ launch::die() {
 # Arguments: the value
 # Outputs: a double-quoted Hydra string
 launch::quote() {
-  local value="$1"
-  # In Hydra a backslash escapes only when it stands before a quote or at the end.
-  if [[ "$value" =~ (\\+)$ ]]; then
-    value+="${BASH_REMATCH[1]}"
-  fi
-  while [[ "$value" =~ ^(.*[^\\])?(\\+)\"(.*)$ && "$value" != *$'\x01'* ]]; do
-    value="${BASH_REMATCH[1]}${BASH_REMATCH[2]}${BASH_REMATCH[2]}"$'\x01'"${BASH_REMATCH[3]}"
+  local rest="$1" part quoted=""
+  # In Hydra a backslash escapes only where it stands before a quote, so just those are doubled.
+  while [[ "$rest" == *'"'* ]]; do
+    part="${rest%%\"*}"
+    quoted+="$part${part##*[!\\]}\\\""
+    rest="${rest#*\"}"
   done
-  value="${value//\"/\\\"}"
-  value="${value//$'\x01'/\\\"}"
+  quoted+="$rest${rest##*[!\\]}"
   # shellcheck disable=SC2016
-  value="${value//'${'/'\${'}"
-  printf '"%s"' "$value"
+  printf '"%s"' "${quoted//'${'/'\${'}"
 }
 
 # Turns true and false into Hydra's True and False.
@@ -72,6 +69,7 @@ launch::block_values() {
   done <"$1"
 }
 
+# shellcheck disable=SC2119 # env::ensure takes no arguments here
 # Resolves flags, device, data and run folder. Exits here for --help and for every user's mistake.
 # Globals: METHOD, TASK, CPU_VALUES, SMOKE_VALUES (read); all knobs, EXTRA, MODES, PYTHON, MODEL_DIR, TRAIN_FILE,
 #   VAL_FILE, REWARD_FILE, RUN_NAME, RUN_DIR, CHECKPOINT_DIR, METRICS_FILE, RUN_TAG ... (set)
@@ -80,7 +78,7 @@ launch::begin() {
   local script answer cpu=() smoke=() item flags_python=python3 caller="$PWD"
   script="$(cd "${BASH_SOURCE[1]%/*}" && pwd)/${BASH_SOURCE[1]##*/}"
   ROOT="$(launch::root)"
-  cd "$ROOT"
+  cd "$ROOT" || exit
   # shellcheck source=common/env.sh
   source "$ROOT/common/env.sh"
   EXTRA=()

@@ -132,6 +132,11 @@ rl::cpu() {
     "trainer.device=cpu"
     "data.dataloader_num_workers=0"
     "+$a.model.override_config.attn_implementation=sdpa"
+    # sdpa sees a packed batch as one long sequence, quadratic in its length: padding is cheaper here.
+    "$a.model.use_remove_padding=False"
+    # Log-probs chunk by chunk: no logits of the whole batch in memory.
+    "$a.model.use_fused_kernels=True"
+    "$a.model.fused_kernel_options.impl_backend=torch"
     "$a.actor.use_torch_compile=False"
     "$a.actor.fsdp_config.use_torch_compile=False"
     "$a.ref.fsdp_config.use_torch_compile=False"

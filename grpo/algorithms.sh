@@ -74,6 +74,8 @@ grpo::algorithm() {
   grpo::default CLIP_RATIO_LOW 0.2
   grpo::default CLIP_RATIO_HIGH 0.2
   grpo::default LOSS_AGG_MODE token-mean
+  # Read by train.sh.
+  # shellcheck disable=SC2034
   ALGORITHM_KEYS=(
     "algorithm.adv_estimator=$estimator"
     "algorithm.norm_adv_by_std_in_grpo=$(launch::bool "$NORM_ADV_BY_STD")"

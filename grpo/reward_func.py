@@ -1,4 +1,4 @@
-"""The sample task's reward: half for the right number, half for saying nothing else.
+"""The sample task's reward: most of it for the right number, a little for saying nothing else.
 
 Copy this file, change `compute_score`, and name it in REWARD_FUNC_PATH. Look at its scores before the run:
 
@@ -28,17 +28,17 @@ def compute_score(
         extra_info: the row's other columns; unused.
 
     Returns:
-        ``score`` in [0, 1] and its parts: ``acc``, 1 when the last number is right, and ``bare``, 1 when
-        the answer is the right number and nothing else.
+        ``score`` = 0.8 ``acc`` + 0.2 ``bare``, in [0, 1]: ``acc`` is 1 when the last number is right,
+        ``bare`` is 1 when the answer is one number and nothing else.
 
     >>> compute_score("addition", "62", "62")
     {'score': 1.0, 'acc': 1.0, 'bare': 1.0}
     >>> compute_score("addition", "27 + 35 = 62.", "62")
-    {'score': 0.5, 'acc': 1.0, 'bare': 0.0}
+    {'score': 0.8, 'acc': 1.0, 'bare': 0.0}
     >>> compute_score("addition", "", "62")
     {'score': 0.0, 'acc': 0.0, 'bare': 0.0}
     """
     said = last_number(solution_str)  # "62", "-1,000.5", "1/2" or None
     acc = float(said is not None and parse_number(said) == Fraction(ground_truth))
-    bare = float(solution_str.strip() == ground_truth)
-    return {"score": 0.5 * acc + 0.5 * bare, "acc": acc, "bare": bare}
+    bare = float(said is not None and solution_str.strip() == said)
+    return {"score": 0.8 * acc + 0.2 * bare, "acc": acc, "bare": bare}

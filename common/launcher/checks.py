@@ -48,7 +48,9 @@ def _near_folder(folder: Path) -> str:
     parent = folder.parent
     names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, names, n=1)
-    return f"; did you mean {parent / near[0]}?" if near else ": give a folder, a hub id owner/name, or smollm2"
+    return (
+        f"; did you mean {parent / near[0]}?" if near else ": give a folder, a hub id owner/name, or smollm2"
+    )
 
 
 def _check_hub(model: str) -> None:
@@ -138,9 +140,7 @@ def check_batches(knobs: dict[str, str], train_rows: int) -> list[str]:
                 f"(MINI_BATCH_SIZE x ROLLOUT_N / ranks = {mini} x {n} / {dp}): use {nearest}"
             )
     if ranks % tp:
-        problems.append(
-            f"ROLLOUT_TP_SIZE={tp} does not divide {ranks} GPUs (N_GPUS x NNODES): use a divisor"
-        )
+        problems.append(f"ROLLOUT_TP_SIZE={tp} does not divide {ranks} GPUs (N_GPUS x NNODES): use a divisor")
     longest = number(knobs, "MAX_PROMPT_LENGTH", 0) + number(knobs, "MAX_RESPONSE_LENGTH", 0)
     budget = number(knobs, "MAX_TOKENS_PER_GPU", 0)
     if knobs.get("USE_DYNAMIC_BSZ") == "true" and 0 < budget * sp < longest:
@@ -156,6 +156,16 @@ def check_batches(knobs: dict[str, str], train_rows: int) -> list[str]:
     return problems
 
 
+def check_group_size(knobs: dict[str, str]) -> list[str]:
+    """Refuse groups of one where the advantage is relative to the group (verl would train on mean 0, std 1)."""
+    algorithm, n = knobs.get("ALGORITHM"), number(knobs, "ROLLOUT_N")
+    if algorithm is None or algorithm in ("reinforce_plus_plus", "remax") or n != 1:
+        return []
+    return [
+        f"ROLLOUT_N=1: {algorithm} compares the answers of one prompt, so it needs 2 or more (8 is usual)"
+    ]
+
+
 def check_lora(knobs: dict[str, str]) -> list[str]:
     """LoRA knobs that verl or vLLM would refuse minutes later."""
     if knobs.get("USE_LORA") != "true":
@@ -164,9 +174,7 @@ def check_lora(knobs: dict[str, str]) -> list[str]:
     if not 1 <= number(knobs, "LORA_RANK", 0) <= 512:
         problems.append(f"LORA_RANK={knobs.get('LORA_RANK')} must be between 1 and 512 (vLLM's limit)")
     if number(knobs, "LORA_ALPHA", 0) < 1:
-        problems.append(
-            f"LORA_ALPHA={knobs.get('LORA_ALPHA')} must be 1 or more: 0 switches the adapter off"
-        )
+        problems.append(f"LORA_ALPHA={knobs.get('LORA_ALPHA')} must be 1 or more: 0 switches the adapter off")
     return problems
 
 

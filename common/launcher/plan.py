@@ -64,7 +64,9 @@ def prepare_model(knobs: dict[str, str]) -> str:
     """Folder or hub id of MODEL_PATH; converts the bundled model on first use."""
     model = knobs["MODEL_PATH"]
     if model == MODEL_ALIAS and not (bundled_model_dir() / "config.json").is_file():
-        print("note: converting the bundled SmolLM2-135M-Instruct once (about half a minute)", file=sys.stderr)
+        print(
+            "note: converting the bundled SmolLM2-135M-Instruct once (about half a minute)", file=sys.stderr
+        )
     try:
         return checks.check_model(resolve_model_path(model))
     except ModelUnavailableError as error:
@@ -109,6 +111,7 @@ def versions() -> dict[str, str]:
 
 def git_sha() -> str:
     """Commit of this repository, ``+dirty`` when files differ; empty outside git."""
+
     def git(*arguments: str) -> str:
         done = subprocess.run(
             ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False, timeout=10
@@ -142,7 +145,7 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     model = collector.run(prepare_model, knobs) or ""
     data = collector.run(prepare_data, knobs, task)
     collector.problems += checks.check_batches(knobs, data.train_rows if data else 10**9)
-    collector.problems += checks.check_lora(knobs)
+    collector.problems += checks.check_group_size(knobs) + checks.check_lora(knobs)
     reward_file = ""
     if "REWARD_FUNC_PATH" in knobs:
         reward_file = collector.run(
@@ -172,11 +175,11 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     mode, note = checks.wandb_mode(knobs, dict(os.environ))
     if note:
         print(f"note: {note}", file=sys.stderr)
-    record = {"attempts": []}
+    record: dict[str, Any] = {"attempts": []}
     if resuming:
         record = runs.read(folder)
         refuse_running(record)
-    attempt = {"n": 1, "metrics": "metrics-1.jsonl", "console": "console-1.log"}
+    attempt: dict[str, Any] = {"n": 1, "metrics": "metrics-1.jsonl", "console": "console-1.log"}
     record.update(
         schema=runs.SCHEMA,
         method=method,
@@ -236,7 +239,9 @@ def refuse_running(record: dict[str, Any]) -> None:
     last = attempts[-1] if attempts else {}
     if last.get("tag") and last.get("exit_code") is None:
         if processes.is_supervisor(last.get("pid"), last["tag"]):
-            raise UserError(f"run {record['run']} is still running (pid {last['pid']}): stop it with Ctrl-C first")
+            raise UserError(
+                f"run {record['run']} is still running (pid {last['pid']}): stop it with Ctrl-C first"
+            )
         processes.end_tagged(last["tag"])
 
 

@@ -6,7 +6,9 @@ started Ray. A cluster that was there before does not carry the tag and is left 
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 
 import psutil
 
@@ -48,11 +50,9 @@ def end_tagged(tag: str, grace: float = 5.0) -> int:
     return len(ended)
 
 
-def _signal(send: object) -> None:
-    try:
-        send()  # type: ignore[operator]
-    except psutil.Error:
-        pass
+def _signal(send: Callable[[], None]) -> None:
+    with contextlib.suppress(psutil.Error):
+        send()
 
 
 def is_supervisor(pid: int | None, tag: str) -> bool:

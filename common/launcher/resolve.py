@@ -165,7 +165,9 @@ def absolute_paths(values: dict[str, str], origin: dict[str, str], caller: Path,
     for name in PATHS:
         parts = values.get(name, "").split(",")
         for number, part in enumerate(parts):
-            found = next((f / part for f in (caller, script.parent, root) if part and (f / part).exists()), None)
+            found = next(
+                (f / part for f in (caller, script.parent, root) if part and (f / part).exists()), None
+            )
             if found is not None and not Path(part).is_absolute():
                 parts[number] = str(found.resolve())
         if name in values:

@@ -49,7 +49,9 @@ def lines_of(folder: Path, record: dict[str, Any]) -> list[str]:
         lines.append(f"training {key} {first:.3f} (first {width} steps) -> {final:.3f} (last {width})")
     validation = _validation_key(metrics)
     if validation:
-        points = [(step, values[validation]) for step, values in metrics if values.get(validation) is not None]
+        points = [
+            (step, values[validation]) for step, values in metrics if values.get(validation) is not None
+        ]
         if points:
             lower = "loss" in validation
             best = (min if lower else max)(points, key=lambda point: point[1])
@@ -78,7 +80,9 @@ def _model_lines(record: dict[str, Any]) -> list[str]:
         lines = [f"model    {model}"]
     else:
         model = folder
-        lines = [f"model    {folder} (verl shards; python -m verl.model_merger merge --backend fsdp exports them)"]
+        lines = [
+            f"model    {folder} (verl shards; python -m verl.model_merger merge --backend fsdp exports them)"
+        ]
     if (ROOT / "test.sh").is_file():
         lines.append(f"score it ./test.sh --model_path {model} --batch --input_file YOUR_DATA")
     return lines

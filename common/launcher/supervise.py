@@ -10,6 +10,7 @@ else. ``run.json`` always tells what is going on. The exit code is the command's
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
@@ -43,18 +44,14 @@ class Stopper:
         if self.command is None or self.command.poll() is not None:
             return
         say("stopping now" if again else "stopping (once more to force) ...")
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.command.pid, signal.SIGKILL if again else signal.SIGINT)
-        except ProcessLookupError:
-            pass
 
 
 def say(text: str) -> None:
     """A line of ours, to stderr; a closed terminal is no reason to fail."""
-    try:
+    with contextlib.suppress(OSError):
         print(f"\n[verl_training] {text}", file=sys.stderr, flush=True)
-    except OSError:
-        pass
 
 
 def die_with_parent() -> None:
@@ -128,7 +125,7 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  (no thread runs yet)
             )
             stopper.command = child
             assert child.stdout is not None

@@ -1,6 +1,6 @@
 """Make the sample data: additions of two small numbers, no question in both files.
 
-    python grpo/data/make_data.py            # writes train.jsonl (480 rows) and val.jsonl (64 rows) beside it
+python grpo/data/make_data.py            # writes train.jsonl (480 rows) and val.jsonl (64 rows) beside it
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import random
 from pathlib import Path
 
 TRAIN_ROWS, VAL_ROWS, SEED = 480, 64, 20260101
-SYSTEM = "Reply with only the number."
 
 
 def make_rows() -> list[dict[str, str]]:
-    """All rows, shuffled, each with its answer computed: 10..69 plus 2..49, every sum once."""
-    pairs = [(a, b) for a in range(10, 70) for b in range(2, 50)]
+    """All rows, shuffled, each with its answer computed: 2..30 plus 2..30, every question once."""
+    pairs = [(a, b) for a in range(2, 31) for b in range(2, 31)]
     random.Random(SEED).shuffle(pairs)
     return [
-        {"system": SYSTEM, "question": f"What is {a} + {b}?", "answer": str(a + b)}
+        {"question": f"What is {a} + {b}? Reply with only the number.", "answer": str(a + b)}
         for a, b in pairs[: TRAIN_ROWS + VAL_ROWS]
     ]
 

@@ -37,9 +37,9 @@ def test_gold_stands_out(method: str) -> None:
         (" 62\n", (1.0, 1.0)),
         ("The answer is 62", (1.0, 0.0)),
         ("62 is right, not 63", (0.0, 0.0)),
-        ("62.0", (1.0, 0.0)),
+        ("62.0", (1.0, 1.0)),
         ("sixty-two", (0.0, 0.0)),
-        ("-62", (0.0, 0.0)),
+        ("-62", (0.0, 1.0)),
         ("", (0.0, 0.0)),
     ],
 )
@@ -47,4 +47,4 @@ def test_grpo_measures_the_last_number_and_the_bare_answer(answer: str, parts: t
     reward = load_reward(str(ROOT / "grpo" / "reward_func.py"), "compute_score")
     result = reward(data_source="addition", solution_str=answer, ground_truth="62", extra_info={})
     assert (result["acc"], result["bare"]) == parts
-    assert result["score"] == 0.5 * parts[0] + 0.5 * parts[1]
+    assert result["score"] == pytest.approx(0.8 * parts[0] + 0.2 * parts[1])

@@ -1,0 +1,147 @@
+"""Every mistake of the issue's list: one clear line, exit code 2, before Ray starts, nothing left behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from common.launcher import checks
+from common.launcher.errors import UserError
+
+from .conftest import ROOT, Launch, Launcher
+
+
+def refused(done: Launch, *parts: str) -> None:
+    """One or more ``error:`` lines that hold *parts*, no traceback, no call of verl."""
+    assert done.code == 2, (done.code, done.out, done.err)
+    assert done.call is None
+    assert "Traceback" not in done.err
+    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert errors, done.err
+    for part in parts:
+        assert any(part in line for line in errors), (part, errors)
+
+
+def rows(path: Path, items: list[dict]) -> str:
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return str(path)
+
+
+FLAGS = [
+    (["--rollout_nn", "4"], ["unknown flag --rollout_nn", "did you mean --rollout_n?"]),
+    (["--learning-rat", "1"], ["did you mean --learning_rate?"]),
+    (["--zzz"], ["unknown flag --zzz"]),
+    (["--rollout_n"], ["--rollout_n needs a value"]),
+    (["stray"], ["'stray' is neither a --flag nor a key=value"]),
+    (["--rollout_n", "many"], ["ROLLOUT_N='many' is not a whole number"]),
+    (["--lr", "fast"], ["LEARNING_RATE='fast' is not a number"]),
+    (["--use_lora=yes"], ["USE_LORA='yes' must be true or false"]),
+    (["--algorithm", "grp"], ["must be one of grpo, dr_grpo", "did you mean grpo?"]),
+    (["--model", "/no/such/model"], ["MODEL_PATH=/no/such/model does not exist"]),
+    (["--train_data", "/no/such.jsonl"], ["/no/such.jsonl"]),
+    (["--train_data", ""], ["TRAIN_DATA is empty"]),
+    (["--reward_func_path", "/no/reward.py"], ["/no/reward.py does not exist"]),
+    (["--reward_func_name", "nope"], ["has no function 'nope'"]),
+    (["--reward_func_name", "common:mth"], ["common:mth"]),
+    (["--reward_kwargs", "{oops"], ["REWARD_KWARGS is not JSON"]),
+    (["--reward_kwargs", "[1]"], ["REWARD_KWARGS must be a JSON object"]),
+    (
+        ["--batch_size", "7", "--mini_batch_size", "3"],
+        ["MINI_BATCH_SIZE=3 does not divide TRAIN_BATCH_SIZE=7", "use MINI_BATCH_SIZE=1"],
+    ),
+    (["--mini_batch_size", "16"], ["MINI_BATCH_SIZE=16 is larger than TRAIN_BATCH_SIZE=8"]),
+    (["--batch_size", "4096"], ["TRAIN_DATA has 480 rows, fewer than TRAIN_BATCH_SIZE=4096"]),
+    (["--batch_size", "0"], ["TRAIN_BATCH_SIZE=0 must be 1 or more"]),
+    (
+        ["--use_dynamic_bsz", "false", "--micro_batch_size", "7"],
+        ["MICRO_BATCH_SIZE=7 does not divide the 64 responses", "use 8"],
+    ),
+    (["--max_tokens_per_gpu", "10"], ["MAX_TOKENS_PER_GPU=10", "use 80 or more"]),
+    (["--rollout_tp_size", "3"], ["ROLLOUT_TP_SIZE=3 does not divide 1 GPUs"]),
+    (["--n", "1"], ["ROLLOUT_N=1", "2 or more"]),
+    (["--use_lora", "--lora_rank", "1000"], ["LORA_RANK=1000 must be between 1 and 512"]),
+    (["--use_lora", "--lora_alpha", "0"], ["LORA_ALPHA=0"]),
+    (["--gpus", "0"], ["N_GPUS='0'"]),
+    (["--gpus", "500"], ["N_GPUS=500", "cores"]),
+    (["--device", "gpu"], ["DEVICE=gpu, but nvidia-smi shows no GPU"]),
+    (["--name", "a/b"], ["EXPERIMENT_NAME='a/b' becomes a folder name"]),
+    (["--resume"], ["there is no grpo run"]),
+    (["--resume", "ghost"], ["no grpo run 'ghost'"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "parts"), FLAGS, ids=[" ".join(flags) for flags, _ in FLAGS])
+def test_wrong_flags_and_values(launch: Launcher, flags: list[str], parts: list[str]) -> None:
+    refused(launch(*flags, timeout=20), *parts)
+    assert not (launch.output / "logs").exists()
+
+
+def test_all_mistakes_are_said_at_once(launch: Launcher) -> None:
+    done = launch("--model", "/nope", "--train_data", "/nope.jsonl", "--reward_func_name", "nope")
+    refused(done, "MODEL_PATH=/nope", "/nope.jsonl", "no function 'nope'")
+
+
+def test_folder_that_is_no_model(launch: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").touch()
+    refused(launch("--model", str(tmp_path)), "holds no config.json", "weights.bin")
+
+
+def test_near_model_folder_is_suggested(launch: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    refused(launch("--model", str(tmp_path / "my-modle")), f"did you mean {tmp_path / 'my-model'}?")
+
+
+def test_empty_data_file(launch: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    refused(launch("--train_data", str(tmp_path / "empty.jsonl")), "empty.jsonl")
+
+
+def test_wrong_columns_name_what_was_found(launch: Launcher, tmp_path: Path) -> None:
+    data = rows(tmp_path / "d.jsonl", [{"foo": 1, "bar": 2}] * 20)
+    refused(launch("--train_data", data), "foo")
+
+
+def test_row_without_answer_names_the_row(launch: Launcher, tmp_path: Path) -> None:
+    items = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(20)]
+    items[4]["answer"] = ""
+    data = rows(tmp_path / "d.jsonl", items)
+    refused(launch("--train_data", data, "--batch_size", "2"), "5")
+    kept = launch("--train_data", data, "--batch_size", "2", "--bad_rows", "quarantine", "--name", "q")
+    assert kept.code == 0, kept.err
+    assert "1 rows set aside" in kept.err
+    assert launch.run_json("q")["data"]["rejected"] == 1
+
+
+def test_truncated_archive(launch: Launcher, tmp_path: Path) -> None:
+    whole = gzip.compress((ROOT / "grpo/data/train.jsonl").read_bytes())
+    (tmp_path / "d.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    refused(launch("--train_data", str(tmp_path / "d.jsonl.gz")), "d.jsonl.gz")
+
+
+def test_reward_file_that_does_not_import(launch: Launcher, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("import no_such_module_here\n")
+    refused(launch("--reward_func_path", str(bad)), "no_such_module_here")
+    bad.write_text("def compute_score(:\n")
+    refused(launch("--reward_func_path", str(bad)), "bad.py")
+
+
+def test_folder_that_already_holds_a_run(launch: Launcher) -> None:
+    assert launch("--name", "one").code == 0
+    before = launch.run_json("one")
+    refused(launch("--name", "one"), "already holds a run", "--resume one")
+    assert launch.run_json("one") == before
+
+
+def test_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usage = type("Usage", (), {"free": 5 * 1024**2})
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"GiB free, one checkpoint needs about .* GiB"):
+        checks.check_disk(tmp_path, "hub/id", save=True)
+
+
+def test_unknown_hydra_key_is_left_to_verl_in_the_printed_command(launch: Launcher) -> None:
+    assert launch.dry_run("no.such.key=1")[-1] == "no.such.key=1"

@@ -1,0 +1,134 @@
+"""Every knob of every config block changes the config that verl sees (or the launch itself, named below)."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from common.launcher.block import read_block
+
+from .conftest import ROOT, Launcher
+
+METHODS = [path.parent.name for path in sorted(ROOT.glob("*/train.sh"))]
+BASE = ("--name", "knobs", "--device", "cpu")
+
+# Another value per knob; {tmp} is a temporary folder with copies of the data, the reward and the model.
+OTHER = {
+    "MODEL_PATH": "{tmp}/model",
+    "TRAIN_DATA": "{tmp}/train.jsonl",
+    "VAL_DATA": "{tmp}/train.jsonl",
+    "BAD_ROWS": "quarantine",
+    "MAX_PROMPT_LENGTH": "100",
+    "MAX_RESPONSE_LENGTH": "33",
+    "ALGORITHM": "gmpo",
+    "ROLLOUT_N": "4",
+    "ROLLOUT_TEMPERATURE": "0.7",
+    "NORM_ADV_BY_STD": "false",
+    "USE_KL_LOSS": "true",
+    "KL_LOSS_COEF": "0.01",
+    "KL_LOSS_TYPE": "mse",
+    "CLIP_RATIO_LOW": "0.1",
+    "CLIP_RATIO_HIGH": "0.3",
+    "LOSS_AGG_MODE": "seq-mean-token-sum",
+    "ENTROPY_COEFF": "0.01",
+    "REWARD_FUNC_PATH": "{tmp}/reward.py",
+    "REWARD_FUNC_NAME": "common:math",
+    "REWARD_KWARGS": '{{"weight": 0.5}}',
+    "REWARD_ERRORS": "zero",
+    "TRAIN_BATCH_SIZE": "16",
+    "MINI_BATCH_SIZE": "4",
+    "LEARNING_RATE": "3e-5",
+    "TOTAL_EPOCHS": "3",
+    "TOTAL_STEPS": "7",
+    "SEED": "5",
+    "USE_LORA": "true",
+    "LORA_RANK": "8",
+    "LORA_ALPHA": "8",
+    "LORA_TARGETS": "[q_proj,v_proj]",
+    "USE_DYNAMIC_BSZ": "false",
+    "MAX_TOKENS_PER_GPU": "999",
+    "MICRO_BATCH_SIZE": "4",
+    "GRADIENT_CHECKPOINTING": "true",
+    "OFFLOAD": "true",
+    "SEQUENCE_PARALLEL_SIZE": "2",
+    "STRATEGY": "fsdp",
+    "ROLLOUT_ENGINE": "sglang",
+    "ROLLOUT_TP_SIZE": "2",
+    "GPU_MEMORY_UTILIZATION": "0.3",
+    "CPU_DTYPE": "float32",
+    "N_GPUS": "2",
+    "NNODES": "2",
+    "OUTPUT_DIR": "{tmp}/elsewhere",
+    "EXPERIMENT_NAME": "another",
+    "SAVE_FREQ": "3",
+    "TEST_FREQ": "4",
+    "KEEP_CHECKPOINTS": "7",
+    "USE_WANDB": "true",
+    "WANDB_PROJECT": "mine",
+    "WANDB_ENTITY": "team",
+    "WANDB_RUN_NAME": "shown",
+    "LOGGERS": "tensorboard",
+    "PROFILE": "torch",
+    "PROFILE_STEPS": "3",
+}
+# These need another knob to matter.
+WITH = {
+    "REWARD_KWARGS": ["--reward_func_path", "{tmp}/reward.py"],
+    "LORA_RANK": ["--use_lora"],
+    "SEQUENCE_PARALLEL_SIZE": ["--n_gpus", "2"],
+    "ROLLOUT_TP_SIZE": ["--n_gpus", "2"],
+    "PROFILE_STEPS": ["--profile", "torch"],
+}
+# What these change is tested where it is: BAD_ROWS in test_bad_input, RESUME in test_runs, DEVICE in test_arguments.
+ELSEWHERE = {"BAD_ROWS", "RESUME", "DEVICE"}
+
+
+def resolved(words: list[str], method: str) -> dict:
+    with initialize_config_dir(str(ROOT / method), version_base=None):
+        return OmegaConf.to_container(compose("config", words[words.index("--config-name") + 2 :]))
+
+
+@pytest.fixture
+def other_files(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "grpo/data/val.jsonl", tmp_path / "train.jsonl")
+    (tmp_path / "reward.py").write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info=None, weight=1.0):\n    return weight\n"
+    )
+    from common.cpu.model import ensure_bundled_model
+
+    (tmp_path / "model").symlink_to(ensure_bundled_model())
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_knob_changes_the_resolved_config(method: str, launch: Launcher, other_files: Path) -> None:
+    knobs = [knob.name for knob in read_block(ROOT / method / "train.sh") if knob.name not in ELSEWHERE]
+    missing = [name for name in knobs if name not in OTHER]
+    assert not missing, f"give these knobs another value in this test: {missing}"
+
+    def words_with(name: str) -> tuple[list[str], list[str]]:
+        extra = [word.format(tmp=other_files) for word in WITH.get(name, [])]
+        value = OTHER[name].format(tmp=other_files)
+        return launch.dry_run(*BASE, *extra, method=method), launch.dry_run(
+            *BASE, *extra, f"--{name.lower()}={value}", method=method
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        results = dict(zip(knobs, pool.map(words_with, knobs), strict=True))
+    dead = [name for name, (a, b) in results.items() if resolved(a, method) == resolved(b, method)]
+    assert dead == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_choices_of_a_knob_are_enforced(method: str, launch: Launcher) -> None:
+    limited = [knob for knob in read_block(ROOT / method / "train.sh") if knob.choices]
+    assert limited
+    done = launch(f"--{limited[0].name.lower()}", "no-such-choice", method=method)
+    assert done.code == 2
+    assert f"{limited[0].name}='no-such-choice' must be one of {', '.join(limited[0].choices)}" in done.err
