@@ -20,7 +20,7 @@ class ChunkResult:
     """The outcome of a chunk: `rows_in` = rows of `batch` + `rejected`.
 
     `lines` is what the row numbers of the next chunk start after; `keys` are 64-bit hashes of the prompts,
-    in row order; `numbers` the source row numbers of the converted rows (only when asked for).
+    in row order (only when asked for).
     """
 
     batch: pa.RecordBatch | None = None

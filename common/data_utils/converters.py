@@ -19,10 +19,19 @@ Convert = Callable[[Row, Plan], Record]
 
 
 def with_system(turns: list[Message], system: Any) -> list[Message]:
-    """Prepend a system message; blank ones and rows that already start with one stay as they are."""
-    if system is None or is_missing(system) or (turns and turns[0]["role"] == "system"):
+    """Prepend the system message of a column of its own; a blank one is none.
+
+    Raises:
+        RowError: the conversation starts with another system message.
+    """
+    if system is None or is_missing(system):
         return turns
-    return [{"role": "system", "content": chat.required_text(system, "system")}, *turns]
+    text = chat.required_text(system, "system")
+    if turns and turns[0]["role"] == "system":
+        if turns[0]["content"] != text:
+            raise RowError("system", "differs from the system message that the conversation starts with")
+        return turns
+    return [{"role": "system", "content": text}, *turns]
 
 
 def split_last(turns: list[Message]) -> tuple[list[Message], list[Message]]:
@@ -71,6 +80,8 @@ def _history(value: Any) -> list[Message]:
 
 
 def dialogue(field: str) -> Convert:
+    """A converter for rows that keep a whole conversation in the column `field`."""
+
     def convert(row: Row, plan: Plan) -> Record:
         turns = with_system(chat.messages(row.get(field), field), row.get("system"))
         prompt, response = split_last(turns)
@@ -82,6 +93,7 @@ def dialogue(field: str) -> Convert:
 
 
 def alpaca(row: Row, plan: Plan) -> Record:
+    """instruction (+ input) and output, earlier turns in history; `output` of alpaca_ranked is a list."""
     text = chat.required_text(row.get("instruction"), "instruction")
     extra = row.get("input")
     if not is_missing(extra):
@@ -94,6 +106,7 @@ def alpaca(row: Row, plan: Plan) -> Record:
 
 
 def query_history(row: Row, plan: Plan) -> Record:
+    """query and response after a history of [question, answer] pairs."""
     turns = [*_history(row.get("history")), *_user(row.get("query"), "query")]
     return _answered(row, plan, with_system(turns, row.get("system")), row.get("response"), "response")
 
@@ -108,6 +121,7 @@ def _answered(row: Row, plan: Plan, prompt: list[Message], answer: Any, field: s
 
 
 def qa(row: Row, plan: Plan) -> Record:
+    """question and answer; with a worked solution beside it, `answer` is the ground truth."""
     prompt = with_system(_user(row.get("question"), "question"), row.get("system"))
     solution = row.get("solution")
     if is_missing(solution):
@@ -119,6 +133,7 @@ def qa(row: Row, plan: Plan) -> Record:
 
 
 def prompt_response(row: Row, plan: Plan) -> Record:
+    """prompt (text or messages) and response (text or messages)."""
     prompt = with_system(_prompt_turns(row.get("prompt"), "prompt"), row.get("system"))
     answer = row.get("response")
     if isinstance(answer, (list, dict)) or chat.is_chat(answer):
@@ -131,6 +146,7 @@ def prompt_response(row: Row, plan: Plan) -> Record:
 
 
 def verl_rl(row: Row, plan: Plan) -> Record:
+    """verl's own RL schema."""
     prompt = with_system(chat.messages(row.get("prompt"), "prompt"), row.get("system"))
     judge = chat.unnest(row.get("reward_model"), "reward_model")
     if not isinstance(judge, dict):
@@ -182,6 +198,7 @@ def _pair_prompt(row: Row) -> list[Message]:
 
 
 def preference(row: Row, plan: Plan) -> Record:
+    """chosen and rejected, with a prompt given or implied by their common start."""
     chosen, rejected = _side(row.get("chosen"), "chosen"), _side(row.get("rejected"), "rejected")
     prompt = _pair_prompt(row)
     if isinstance(chosen, list) and isinstance(rejected, list) and (len(chosen) > 1 or len(rejected) > 1):
@@ -272,6 +289,7 @@ def _answer_list(value: Any, field: str) -> list[Any]:
 
 
 def ranked(row: Row, plan: Plan) -> Record:
+    """One pair from a list of answers: the best and the worst."""
     answers = _answer_list(row.get("responses"), "responses")
     prompt = with_system(_prompt_turns(row.get("prompt"), "prompt"), row.get("system"))
     return _ranked_record(

@@ -280,8 +280,11 @@ def json_to_parquet(
         encoding=encoding,
         split=split,
     )
-    single = isinstance(src, (str, os.PathLike))
-    names = split_list(os.fspath(src)) if single else [os.fspath(item) for item in src]
+    names = (
+        split_list(os.fspath(src))
+        if isinstance(src, (str, os.PathLike))
+        else [os.fspath(item) for item in src]
+    )
     output = Path(dst).expanduser().resolve()
     if not names:
         raise DataError("no data named: give a file, a folder or a hub id")

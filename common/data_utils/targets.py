@@ -86,6 +86,14 @@ def _ground_truth(record: Record, plan: Plan) -> Any:
     return truth_text(truth)
 
 
+def _reward_model(row: Row, truth: Any, plan: Plan) -> Row:
+    style = "model" if truth == "" else "rule"
+    if plan.format != "verl":
+        return {"style": style, "ground_truth": truth}
+    own = chat.unnest(row["reward_model"], "reward_model")
+    return {**own, "style": own.get("style") or style, "ground_truth": truth}
+
+
 def apply_template(turns: list[Message], template: str) -> list[Message]:
     """Put the last user message into `template` in place of {question} or {prompt}; other braces stay."""
     last = max(position for position, turn in enumerate(turns) if turn["role"] == "user")
@@ -124,7 +132,7 @@ def to_rl(record: Record, row: Row, source: Row, plan: Plan) -> Row:
         "data_source": _label(row, "data_source", plan.data_source),
         "prompt": _system(prompt, plan),
         "ability": _label(row, "ability", plan.ability),
-        "reward_model": {"style": "model" if truth == "" else "rule", "ground_truth": truth},
+        "reward_model": _reward_model(row, truth, plan),
         "extra_info": extra,
     }
     agent = _label(row, "agent_name", plan.options.agent_name)

@@ -264,6 +264,18 @@ def test_prompt_that_contradicts_the_conversations_is_bad() -> None:
     assert (len(done.rows), done.rejected[0].field) == (1, "prompt")
 
 
+def test_two_different_system_messages_are_bad() -> None:
+    rows = [{"messages": [S, U, A], "system": text} for text in ("s", "", "other")]
+    done = convert(rows, "sft")
+    assert ([row["messages"] for row in done.rows], done.rejected[0].row) == ([[S, U, A]] * 2, 3)
+
+
+def test_verl_rows_keep_what_their_reward_model_says() -> None:
+    own = {"style": "model", "ground_truth": 4, "verifier": "lean"}
+    row = convert([{"prompt": [U], "reward_model": own}], "rl").rows[0]
+    assert row["reward_model"] == {"style": "model", "ground_truth": "4", "verifier": "lean"}
+
+
 def test_rl_prompt_with_tool_calls_is_bad() -> None:
     row = {
         "messages": [
