@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from monitor import log_parser
+from monitor import knobs, log_parser
 from monitor.discover import RunFiles
 from monitor.gpu_log import GpuLog
 from monitor.log_parser import Float32, Int64
-from monitor.samples import SampleStats
+from monitor.sample_stats import SampleStats
 from monitor.series import Float64, Segment
 from monitor.tail import LogTail, read_end
 
-SECRET = re.compile(r"(api_?key|token$|_token_|secret|password|passwd|credential|auth)", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"^(sk-|hf_|ghp_|xox|AKIA|ey[A-Za-z0-9_-]{20,}\.)")
 _METHODS = ("sft", "ppo", "grpo", "dpo", "gspo")
 _TIME_KEYS = ("perf/time_per_step", "timing_s/step")
 _TOKEN_KEYS = ("perf/total_num_tokens", "train/global_tokens")
@@ -43,20 +41,6 @@ class Series:
 
 
 EMPTY = Series("", np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), [])
-
-
-def masked(name: str, value: Any) -> Any:
-    """The value, or dots where the name or the value looks like a secret."""
-    if isinstance(value, dict):
-        return {key: masked(str(key), item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [masked(name, item) for item in value]
-    if isinstance(value, str):
-        if value and (SECRET.search(name) or _SECRET_VALUE.match(value)):
-            return "••••••"
-        if "=" in value and SECRET.search(value.split("=", 1)[0]):
-            return value.split("=", 1)[0] + "=••••••"
-    return value
 
 
 def _epoch(text: Any) -> float | None:
@@ -369,21 +353,7 @@ class Run:
 
     def knobs(self) -> dict[str, Any]:
         """The run's settings with secrets masked, verl overrides of its command included."""
-        knobs = self.manifest.get("knobs")
-        shown = {str(k): masked(str(k), v) for k, v in knobs.items()} if isinstance(knobs, dict) else {}
-        command = self.manifest.get("command")
-        if isinstance(command, list):
-            for word in map(str, command):
-                name, equals, value = word.partition("=")
-                if equals and re.fullmatch(r"\+{0,2}[A-Za-z_][\w.\-/@]*", name):
-                    shown[name.lstrip("+")] = masked(name, value)
-        for name in ("git_sha", "device", "host"):
-            if self.manifest.get(name):
-                shown[name] = self.manifest[name]
-        versions = self.manifest.get("versions")
-        if isinstance(versions, dict):
-            shown.update({f"version of {key}": value for key, value in versions.items()})
-        return shown
+        return knobs.shown(self.manifest)
 
     def state(self, now: float, stall_factor: float, stall_seconds: float) -> tuple[str, str]:
         """(running | finished | failed | interrupted | stalled | ended | samples, one line why)."""

