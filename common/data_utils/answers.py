@@ -32,6 +32,11 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
+def _plain_number(answer: str) -> str:
+    """Without a leading dollar sign and thousands separators."""
+    return _THOUSANDS.sub("", _MONEY.sub("", answer))
+
+
 def extract_answer(text: str) -> str | None:
     r"""The final answer of a worked solution: the GSM8K `#### x` that ends it, else the last `\boxed{x}`.
 
@@ -42,7 +47,7 @@ def extract_answer(text: str) -> str | None:
     if start >= 0:
         answer = text[start + 4 :].strip()
         if answer and "\n" not in answer:
-            return _THOUSANDS.sub("", _MONEY.sub("", answer))
+            return _plain_number(answer) if "$" in answer or "," in answer else answer
     if "\\boxed{" in text:
         return last_boxed(text) or None
     return None
@@ -50,10 +55,10 @@ def extract_answer(text: str) -> str | None:
 
 def is_missing(value: Any) -> bool:
     """None, NaN (what pandas exports for a hole) and blank text all mean: no value."""
-    if value is None:
-        return True
     if isinstance(value, str):
         return not value or value.isspace()
+    if value is None:
+        return True
     return isinstance(value, float) and math.isnan(value)
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.data_utils.errors import DataError
+from common.data_utils.errors import DataError, no_traceback
 from common.data_utils.records import POLICIES, TASKS, Options
 
 USER_ERROR = 2
@@ -368,13 +368,14 @@ def run(args: argparse.Namespace) -> int:
     """Run a parsed command; user errors become lines on stderr and exit code 2."""
     signal.signal(signal.SIGTERM, _stop)  # a terminated conversion tidies up as an interrupted one does
     try:
-        return int(args.run(args))
+        with no_traceback("system"):
+            return int(args.run(args))
     except DataError as problem:
         for line in problem.problems:
             print(line, file=sys.stderr)
         return USER_ERROR
+    except BrokenPipeError:
+        return 0
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0

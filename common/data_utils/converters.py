@@ -124,7 +124,7 @@ def qa(row: Row, plan: Plan) -> Record:
     """question and answer; with a worked solution beside it, `answer` is the ground truth."""
     prompt = with_system(_user(row.get("question"), "question"), row.get("system"))
     solution = row.get("solution")
-    if is_missing(solution):
+    if solution is None or is_missing(solution):
         return _answered(row, plan, prompt, row.get("answer"), "answer")
     # MATH-like rows: the worked solution is what a model should write, the answer what a reward compares.
     if is_missing(row.get("ground_truth")):

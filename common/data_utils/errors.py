@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def no_traceback(place: object) -> Iterator[None]:
+    """Turn what the system refuses (permission, full disk, a file where a folder should be) into a DataError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader of our output left: no mistake of anybody
+    except OSError as problem:
+        reason = problem.strerror or (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise DataError(f"{problem.filename or place}: {reason}") from None
+
 
 class DataError(Exception):
     """A problem the user can mend. Each entry of `problems` is one complete line of advice."""

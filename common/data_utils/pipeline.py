@@ -14,7 +14,7 @@ from typing import IO, Any
 from common.data_utils.atomic import temp_beside
 from common.data_utils.chunkwork import ChunkResult
 from common.data_utils.detect import SAMPLE_ROWS, make_plan
-from common.data_utils.errors import DataError
+from common.data_utils.errors import DataError, no_traceback
 from common.data_utils.pool import Pool
 from common.data_utils.readers import Bad, chunks, iter_items
 from common.data_utils.records import POLICIES, Options, Plan, Rejected
@@ -177,7 +177,7 @@ def convert_sources(
     labels: set[str] = set()
     rejects = RejectFile(output)
     try:
-        with ParquetSink(output) as sink, Pool(_worker_count(sources, workers)) as pool:
+        with no_traceback(output), ParquetSink(output) as sink, Pool(_worker_count(sources, workers)) as pool:
             before = 0
             for source, plan in zip(sources, plans, strict=True):
                 part = SourceSummary(source.name, plan.format, plan.reason, plan.columns, list(plan.notes))

@@ -16,7 +16,7 @@ from typing import Any
 
 from common.data_utils.atomic import clear_stale, temp_beside, write_text
 from common.data_utils.cache import Digests, cache_key
-from common.data_utils.errors import DataError
+from common.data_utils.errors import DataError, no_traceback
 from common.data_utils.records import POLICIES, TASKS, Options
 from common.data_utils.sources import Resolved, resolve, split_list
 
@@ -113,10 +113,11 @@ def prepare(
     entry = root / key
     found = _load(entry)
     if found is None:
-        found = _build(
-            entry, train_sources, val_sources, task, options, bad_rows, sizes, seed, wants_val, progress
-        )
-        digests.save()
+        with no_traceback(root):
+            found = _build(
+                entry, train_sources, val_sources, task, options, bad_rows, sizes, seed, wants_val, progress
+            )
+            digests.save()
     else:
         found.cached = True
     if tokenizer:

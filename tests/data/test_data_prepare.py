@@ -280,6 +280,25 @@ def test_command_line(write_lines: Write, tmp_path: Path, capsys: pytest.Capture
     assert "--columns is not valid JSON" in capsys.readouterr().err
 
 
+def test_places_that_cannot_be_written_are_one_line(
+    write_lines: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(write_lines(gsm_rows(50)))
+    (tmp_path / "file").write_text("x")
+    blocked = str(tmp_path / "file" / "cache")
+    with pytest.raises(DataError, match="Not a directory"):
+        prepare(source, "rl", blocked)
+    with pytest.raises(DataError, match="Not a directory"):
+        json_to_parquet(source, f"{blocked}/o.parquet", task="rl")
+    for arguments in (
+        ["convert", source, f"{blocked}/o.parquet", "--task", "rl"],
+        ["validate", source, "--task", "rl", "--no-near", "--json", "--html", f"{blocked}/r.html"],
+        ["prepare", "--train", source, "--task", "rl", "--cache", blocked],
+    ):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.endswith(": Not a directory\n")
+
+
 def test_overlong_rows_are_counted_once(write_lines: Write, tmp_path: Path, tokenizer_dir: Path) -> None:
     rows = [*gsm_rows(20), {"question": "x" * 500, "answer": "#### 1"}]
     source = str(write_lines(rows))
