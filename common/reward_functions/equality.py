@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from common.reward_functions.algebra import same_formula
 from common.reward_functions.numbers import parse_number
 from common.reward_functions.units import differ, split_unit, without_unit
 
@@ -33,6 +34,7 @@ _ASSIGNED = re.compile(
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _OUTER_DOLLARS = re.compile(r"(\$\$?|\\\(|\\\[)(.*?)(\$\$?|\\\)|\\\])", re.DOTALL)
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{5,}")
 _BETWEEN = re.compile(
     r"(?P<start>[^<>=\\a-zA-Z]+)\s*(?P<first><=?|\\le)\s*[A-Za-z]\s*(?P<sign><=?|\\le)\s*(?P<end>[^<>=]+)"
 )
@@ -209,7 +211,11 @@ def same(gold: Value, answer: Value) -> bool | None:
     if isinstance(gold, Text) and isinstance(answer, Text) and gold.text == answer.text and gold.text:
         return True
     if isinstance(gold, Text) and _WORDS.fullmatch(gold.text):
-        return False  # "Monday" is a word; math-verify would read it as a product of letters
+        # "Monday" is a word; math-verify would read it as a product of letters. "ab" may be one: ba.
+        product = (
+            isinstance(answer, Text) and len(gold.text) <= 3 and sorted(gold.text) == sorted(answer.text)
+        )
+        return None if product else False
     return None
 
 
@@ -276,6 +282,10 @@ def compare(gold: str, answer: str, hard: Callable[[str, str], bool]) -> tuple[b
         return False, "exact"
     gold, answer = clean(gold), clean(answer)
     verdict = gold == answer or same(parse(gold), parse(answer))
+    if verdict is None:
+        verdict = same_formula(gold, answer)
+    if verdict is None and "=" not in answer and _WORD.search(answer) and not _WORD.search(gold):
+        verdict = False  # a sentence is no formula; math-verify would multiply its letters
     if verdict is not None:
         return verdict, "exact"
     return hard(gold, answer), "math-verify"

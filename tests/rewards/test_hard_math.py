@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.reward_functions.hard_math import GRACE, HardMath, UndecidedError
+from common.reward_functions.hard_math import HardMath, UndecidedError
 from common.reward_functions.mathematics import math
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def test_slow_algebra_is_ended_in_time_and_the_next_call_works(hard_math: HardMa
     for expression in ("10^{10^{10}}", "2^{3^{4^{5^{6}}}}", "9999999!"):
         begin = time.perf_counter()
         result = math(solution_str=rf"\boxed{{{expression}}}", ground_truth="x^2", time_limit=0.5)
-        assert time.perf_counter() - begin < 0.5 + GRACE + 0.5
+        assert time.perf_counter() - begin < 1.0
         assert result["score"] == 0.0
     assert math(solution_str=r"\boxed{\sqrt{4}+x}", ground_truth="x+2")["score"] == 1.0
 
@@ -41,7 +41,7 @@ def test_pathological_latex_never_exceeds_its_limit(hard_math: HardMath) -> None
     for expression in PATHOLOGICAL:
         begin = time.perf_counter()
         math(solution_str=rf"\boxed{{{expression}}}", ground_truth=r"\frac{\pi}{7}", time_limit=limit)
-        assert time.perf_counter() - begin < limit + GRACE + 0.5, expression[:80]
+        assert time.perf_counter() - begin < limit + 0.5, expression[:80]
 
 
 def test_killed_workers_are_replaced() -> None:

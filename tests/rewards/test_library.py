@@ -14,37 +14,35 @@ from common.reward_functions.calling import ALWAYS_PASSED
 from common.reward_functions.registry import Example
 
 NAMES = registry.names()
-WANTED = set(
-    [
-        "math",
-        "gsm8k",
-        "multiple_choice",
-        "exact_match",
-        "contains",
-        "f1",
-        "rouge_l",
-        "code",
-        "json_valid",
-        "json_schema",
-        "json_match",
-        "keywords",
-        "think_answer_format",
-        "boxed_format",
-        "markdown",
-        "steps",
-        "language",
-        "length",
-        "overlong_penalty",
-        "cosine_length",
-        "similarity",
-        "repetition_penalty",
-        "step_progress",
-        "tool_call",
-        "tool_step_rewards",
-        "safety",
-        "composite",
-    ]
-)
+WANTED = {
+    "math",
+    "gsm8k",
+    "multiple_choice",
+    "exact_match",
+    "contains",
+    "f1",
+    "rouge_l",
+    "code",
+    "json_valid",
+    "json_schema",
+    "json_match",
+    "keywords",
+    "think_answer_format",
+    "boxed_format",
+    "markdown",
+    "steps",
+    "language",
+    "length",
+    "overlong_penalty",
+    "cosine_length",
+    "similarity",
+    "repetition_penalty",
+    "step_progress",
+    "tool_call",
+    "tool_step_rewards",
+    "safety",
+    "composite",
+}
 
 
 def test_every_promised_reward_is_there() -> None:

@@ -6,27 +6,31 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.reward_functions import registry
+from common.reward_functions.algebra import same_formula
 from common.reward_functions.answers import after_thinking, final_answer, last_boxed, last_number
 from common.reward_functions.equality import clean, parse, same
 from common.reward_functions.numbers import parse_number
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(-(10**30), 10**30))
 def test_integers_are_read_exactly_with_and_without_commas(number: int) -> None:
     assert parse_number(str(number)) == number
     assert parse_number(f"{number:,}") == number
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**6))
 def test_fractions_are_read_exactly(top: int, bottom: int) -> None:
     assert parse_number(f"{top}/{bottom}") == Fraction(top, bottom)
     assert parse_number(rf"\frac{{{top}}}{{{bottom}}}") == Fraction(top, bottom)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_survived(text: str) -> None:
     parse_number(text)
@@ -110,8 +114,8 @@ def test_last_number(text: str, number: str | None) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [r"\boxed{", r"{\boxed{1}", "1,", "{", "answer is ", "answer: \n", "$", "一", r"\(", "<answer>",
-     "<tool_call>",     " ", "\n", "```", "- ", "answer" + " " * 50, "选 ", "a", "a b ", "1", "\\", "|", "第一步"],
+    [r"\boxed{", r"{\boxed{1}", "<tool_call>", "1,", "{", "answer is ", "answer: \n", "$", "一", r"\(",
+     "<answer>", " ", "\n", "```", "- ", "answer" + " " * 50, "选 ", "a", "a b ", "1", "\\", "|", "第一步"],
 )  # fmt: skip
 def test_no_text_makes_a_reward_slow(unit: str) -> None:
     text = (unit * 30_000)[:30_000]
@@ -123,3 +127,48 @@ def test_no_text_makes_a_reward_slow(unit: str) -> None:
         begin = time.perf_counter()
         spec.function(solution_str=text, ground_truth=case.truth, extra_info=dict(case.extra), **case.kwargs)
         assert time.perf_counter() - begin < 1.0, name
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "verdict"),
+    [
+        ("(x+1)^2", "x^2+2x+1", True),
+        ("x^2+1", "x^2+2x+1", False),
+        (r"\frac{x^2-1}{x-1}", "x+1", True),
+        (r"x^{-1}", r"\frac{1}{x}", True),
+        ("-x^2", "(-x)^2", False),
+        (r"\sqrt{8}", r"2\sqrt{2}", True),
+        (r"\sqrt{x^2}", "x", False),  # differs for negative x
+        (r"\sqrt{x}", r"x^{1/2}", None),  # no value at a negative point
+        (r"\sin(2x)", r"2\sin(x)\cos(x)", True),
+        ("ab", "ba", True),
+        ("3.1415926", r"\pi", None),  # too close to call with floats
+        ("3.14", r"\pi", False),
+        ("x+1", "y+1", None),
+        ("f(x)", "xf", None),
+        ("e^x", "e^x", None),
+        ("x^2^2", "x^4", None),
+        ("x 2", "2x", None),
+        ("x/0", "x", None),
+        ("((x", "x", None),
+        ("9^{9^{9^9}}", "1", None),
+        ("(" * 100 + "x" + ")" * 100, "x", None),
+        ("", "x", None),
+    ],
+)
+def test_formulas_by_their_values(left: str, right: str, verdict: bool | None) -> None:
+    assert same_formula(left, right) is verdict
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-50, 50), min_size=1, max_size=6), st.integers(-9, 9))
+def test_expanded_polynomials_equal_their_factored_form(roots: list[int], extra: int) -> None:
+    coefficients = [1]
+    for root in roots:
+        shifted = [*coefficients, 0]
+        coefficients = [s - root * c for s, c in zip(shifted, [0, *coefficients], strict=True)]
+    top = len(coefficients) - 1
+    expanded = "+".join(f"({c})x^{{{top - i}}}" for i, c in enumerate(coefficients))
+    factored = "".join(f"(x-({root}))" for root in roots)
+    assert same_formula(expanded, factored) is True
+    assert same_formula(f"{expanded}+({extra})", factored) is (extra == 0)

@@ -50,6 +50,7 @@ def survivors() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @NAMESPACES
 def test_endless_loop_ends_at_the_limit(namespaces: bool) -> None:
     outcome = contained(hostile.ENDLESS_LOOP, namespaces=namespaces)
@@ -57,11 +58,13 @@ def test_endless_loop_ends_at_the_limit(namespaces: bool) -> None:
     assert outcome.exit_code != 0
 
 
+@pytest.mark.slow
 @NAMESPACES
 def test_sleeping_program_ends_at_the_wall_clock(namespaces: bool) -> None:
     assert contained(hostile.SLEEP, namespaces=namespaces).status == "timeout"
 
 
+@pytest.mark.slow
 @NAMESPACES
 def test_fork_bomb_is_limited(namespaces: bool) -> None:
     outcome = contained(hostile.FORK_BOMB, namespaces=namespaces)
@@ -69,6 +72,7 @@ def test_fork_bomb_is_limited(namespaces: bool) -> None:
     assert forks <= LIMITS.processes
 
 
+@pytest.mark.slow
 @NAMESPACES
 def test_thread_bomb_is_limited(namespaces: bool) -> None:
     outcome = contained(hostile.THREAD_BOMB, namespaces=namespaces)
