@@ -1,7 +1,8 @@
 """verl on a machine without a GPU: loaded by verl itself through ``VERL_USE_EXTERNAL_MODULES``.
 
 Imported by ``verl/__init__`` in the driver, every Ray actor and every vLLM worker. It registers a
-platform and changes five places that take a CUDA device for granted, each when its module is imported.
+platform and changes the few places that take a CUDA device for granted or are slow without one, each when its
+module is imported.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import wrapt
 
 from common import value_head
-from common.cpu import platform, vllm_patches  # noqa: F401  (importing platform registers it)
+from common.cpu import answer_logits, platform, vllm_patches  # noqa: F401  (importing platform registers it)
 from common.cpu.versions import require
 
 
@@ -85,6 +86,8 @@ def install() -> None:
     hook(no_pinned_offload, "verl.workers.engine.fsdp.transformer_impl")
     hook(copy_received_weights, "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
     hook(poll_often, "verl.trainer.ppo.v1.replay_buffer")
+    hook(answer_logits.label_answers, "verl.workers.engine.fsdp.transformer_impl")
+    hook(answer_logits.skip_ignored_labels, "verl.utils.experimental.torch_functional")
     value_head.install()
     vllm_patches.register()
 

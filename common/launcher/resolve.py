@@ -117,6 +117,11 @@ def parse_arguments(
     return values, modes, extra
 
 
+def override_key(word: str) -> str:
+    """The Hydra key of an override: ``++a.b=1`` and ``~a.b`` are about ``a.b``."""
+    return word.partition("=")[0].lstrip("+~")
+
+
 def _next_value(name: str, knob: Knob, rest: list[str]) -> str:
     following = rest[0] if rest else None
     if knob.kind == "bool":
@@ -233,7 +238,8 @@ def resolve(
         for name, value in record.knobs.items():
             if name in values and origin[name] == "block" and name not in ("RESUME", "OUTPUT_DIR"):
                 values[name], origin[name] = value, "run"
-        result.extra = [*record.extra, *extra]
+        again = {override_key(word) for word in extra}
+        result.extra = [*(word for word in record.extra if override_key(word) not in again), *extra]
         values["EXPERIMENT_NAME"], origin["EXPERIMENT_NAME"] = record.name, "run"
 
     check_values(values, knobs)

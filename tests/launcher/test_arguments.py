@@ -191,7 +191,7 @@ def test_sourcing_the_libraries_does_nothing() -> None:
         f"source {shlex.quote(str(ROOT / 'common/launch.sh'))}; source {shlex.quote(str(ROOT / 'common/rl.sh'))}; "
         f"source {shlex.quote(str(ROOT / 'grpo/algorithms.sh'))}; "
         "after=$(compgen -v | sort; shopt; set -o; pwd); "
-        'diff <(grep -vx before <<<"$before") <(grep -vx before <<<"$after")'
+        "diff <(grep -vxE 'before|PIPESTATUS' <<<\"$before\") <(grep -vxE 'before|PIPESTATUS' <<<\"$after\")"
     )
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
