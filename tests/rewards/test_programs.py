@@ -17,7 +17,7 @@ import pytest
 
 from common.reward_functions import RewardError, registry
 from common.reward_functions.programs import code, extract_code, read_tests
-from common.reward_functions.sandbox import Limits, SandboxError, fusion, run_python, status
+from common.reward_functions.sandbox import Limits, SandboxError, fusion, host, run_python, status
 
 DOUBLE = "```python\ndef f(x):\n    return 2 * x\n```"
 
@@ -150,9 +150,30 @@ def test_status_names_every_guard() -> None:
 def test_a_sandbox_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "guard.py"
     broken.write_text("import os, sys\nos.write(int(sys.argv[2]), b'no such guard')\n")
-    monkeypatch.setattr("common.reward_functions.sandbox.host._GUARD", broken)
-    with pytest.raises(SandboxError, match="the code sandbox could not be set up: no such guard"):
-        run_python("print(1)")
+    monkeypatch.setattr(host, "_GUARD", broken)
+    for namespaces in (True, False):
+        with pytest.raises(SandboxError, match="the code sandbox could not be set up: no such guard"):
+            run_python("print(1)", namespaces=namespaces)
+
+
+def test_without_working_namespaces_the_other_guards_are_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guard = tmp_path / "guard.py"
+    source = host._GUARD.read_text(encoding="utf-8")
+    head, body = source.split("def private_folder(", 1)
+    guard.write_text(
+        f"{head}def private_folder(*_):\n    raise PermissionError('no mount')\n\ndef unused({body}"
+    )
+    monkeypatch.setattr(host, "_GUARD", guard)
+    host._announced.cache_clear()
+    try:
+        assert run_python("print(1)").stdout == "1\n"
+    finally:
+        host._announced.cache_clear()
+    assert "code sandbox: namespaces: OFF" in capsys.readouterr().err
+    with pytest.raises(SandboxError, match="no mount"):
+        run_python("print(1)", namespaces=True)
 
 
 class Fusion(BaseHTTPRequestHandler):

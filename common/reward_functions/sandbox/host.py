@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import selectors
@@ -71,7 +72,7 @@ def run_python(
     limits: Limits = DEFAULT_LIMITS,
     *,
     packages: bool = False,
-    namespaces: bool = True,
+    namespaces: bool | None = None,
 ) -> Outcome:
     """Run a Python program with every guard this machine allows.
 
@@ -81,20 +82,36 @@ def run_python(
         files: text files beside it, by name.
         limits: bounds; the wall clock starts when the program's process is started.
         packages: let it import the installed packages (costs start-up time), not only the standard library.
-        namespaces: False leaves the namespaces out, as in a container that forbids them.
+        namespaces: None uses them where they work; False leaves them out, True insists.
 
     Raises:
         SandboxError: the sandbox could not be set up.
     """
+    if namespaces is None:
+        namespaces = _announced()
     flags = ["-I", "-B"] if packages else ["-I", "-B", "-S"]
     argv = [sys.executable if packages else _base_python(), *flags, "program.py"]
     return _run(argv, {**(files or {}), "program.py": program}, stdin, limits, namespaces)
 
 
-def status(namespaces: bool = True) -> dict[str, str]:
+def status(namespaces: bool | None = None) -> dict[str, str]:
     """Every guard and whether it holds here, found by setting them all up once."""
-    outcome = _run([], {}, "", Limits(), namespaces)
+    if namespaces is None:
+        try:
+            return status(namespaces=True)
+        except SandboxError:  # e.g. AppArmor grants the namespace and then forbids mounting in it
+            return status(namespaces=False)
+    outcome = _run([], {}, "", DEFAULT_LIMITS, namespaces)
     return dict(json.loads(outcome.stdout))
+
+
+@functools.cache
+def _announced() -> bool:
+    """Whether namespaces work here; says once per process which guards hold."""
+    guards = status()
+    said = "; ".join(f"{name}: {state}" for name, state in guards.items())
+    print(f"code sandbox: {said}", file=sys.stderr, flush=True)
+    return guards["namespaces"].startswith("on")
 
 
 def _base_python() -> str:
