@@ -63,8 +63,9 @@ def load_rows(src: str | os.PathLike[str], encoding: str = "", split: str = "") 
     Raises:
         DataError: the source or one of its rows cannot be read; the row is named.
     """
-    for source in resolve(os.fspath(src), split).files:
-        for number, row in iter_items(source, encoding, split):
+    resolved = resolve(os.fspath(src), split)
+    for source in resolved.files:
+        for number, row in iter_items(source, encoding, resolved.split):
             if isinstance(row, Bad):
                 raise DataError(f"{source.label}: row {number}: {row.field}: {row.reason}")
             yield row

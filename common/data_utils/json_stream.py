@@ -128,6 +128,10 @@ def _inside(value: dict[str, Any], label: str, split: str) -> list[Any] | None:
         if split not in lists:
             raise DataError(f"{label}: has no list {split!r}; it has: {', '.join(lists) or '(none)'}")
         return lists[split]
+    if len(lists) > 1 and any(key in _CONTAINERS for key in lists):
+        raise DataError(
+            f"{label}: holds several lists ({', '.join(lists)}); choose one as FILE:{next(iter(lists))}"
+        )
     for key in _CONTAINERS:
         if key in lists:
             return lists[key]

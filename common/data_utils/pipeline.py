@@ -107,7 +107,7 @@ def plan_source(resolved: Resolved, task: str, options: Options, split: str = "t
         DataError: see `detect.make_plan`; also when no row of the sample can be read.
     """
     items = itertools.chain.from_iterable(
-        iter_items(item, options.encoding, options.split) for item in resolved.files
+        iter_items(item, options.encoding, resolved.split) for item in resolved.files
     )
     sample = list(itertools.islice(items, SAMPLE_ROWS))
     rows = [row for _, row in sample if not isinstance(row, Bad)]
@@ -136,7 +136,7 @@ def stream(
     done = 0
     for source in resolved.files:
         base, size, start = 0, source.path.stat().st_size, done
-        pieces = chunks(source, plan.options.encoding, plan.options.split)
+        pieces = chunks(source, plan.options.encoding, resolved.split)
         for result in pool.run(pieces, plan, source.label, want_keys):
             if base:
                 result.rejected = [replace(entry, row=entry.row + base) for entry in result.rejected]

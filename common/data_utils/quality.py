@@ -27,7 +27,7 @@ def _rows(
     for source in resolved.files:
         base = 0
         size, done = source.path.stat().st_size, 0
-        for chunk in chunks(source, plan.options.encoding, plan.options.split):
+        for chunk in chunks(source, plan.options.encoding, resolved.split):
             items, lines = read_chunk(chunk)
             for number, item in items:
                 place = Place(source.label, base + number)

@@ -18,6 +18,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line);
   overflow-wrap: anywhere; }
+th, td:first-child { white-space: nowrap; }
 .error { color: #c62828; font-weight: 600; } .warning { color: #b26a00; font-weight: 600; }
 .info { color: #2f6fdb; }
 .good { color: #1a7f37; font-weight: 600; } svg { width: 100%; height: auto; }

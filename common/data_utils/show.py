@@ -38,7 +38,7 @@ def find_row(src: str, number: int | None, task: str, options: Options) -> tuple
     resolved = resolve(src, options.split)
     plan = plan_source(resolved, task, options)
     for source in resolved.files:
-        for place, item in iter_items(source, options.encoding, options.split):
+        for place, item in iter_items(source, options.encoding, resolved.split):
             if number is not None and place != number:
                 continue
             rejected: list[Rejected] = []

@@ -39,11 +39,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The files behind what the user named, and what to tell about the choice."""
+    """The files behind what the user named, and what to tell about the choice.
+
+    `split` is the list to read inside a JSON file that holds one per split.
+    """
 
     name: str
     files: tuple[Source, ...]
     notes: tuple[str, ...] = ()
+    split: str = ""
 
 
 def file_source(path: Path, label: str | None = None) -> Source | None:
@@ -85,6 +89,8 @@ def resolve(name: str, split: str = "", role: str = "train", hub_memo: Path | No
         head, _, tail = name.rpartition(":")
         if Path(head).expanduser().exists():
             path, split = Path(head).expanduser(), tail
+            if path.is_file() and (file_source(path) or Source(path, "", False, "")).kind != "json":
+                raise DataError(f"{name}: only folders, hub datasets and JSON files have splits")
     if path.is_dir():
         return _folder(path, split, role)
     if path.exists():
@@ -95,7 +101,7 @@ def resolve(name: str, split: str = "", role: str = "train", hub_memo: Path | No
             )
         if not os.access(path, os.R_OK):
             raise DataError(f"{name}: no permission to read it")
-        return Resolved(name, (source,))
+        return Resolved(name, (source,), split=split)
     if (
         _HUB_ID.match(name.split(":")[0])
         and file_source(path) is None

@@ -190,6 +190,14 @@ def test_json_shapes(text: str, tmp_path: Path) -> None:
 def test_json_array_of_a_named_split(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"train": PLAIN, "test": PLAIN[:1]}))
     assert list(load_rows(tmp_path / "a.json", split="test")) == PLAIN[:1]
+    assert list(load_rows(f"{tmp_path / 'a.json'}:test")) == PLAIN[:1]
+    with pytest.raises(DataError, match=r"holds several lists \(train, test\); choose one as FILE:train"):
+        list(load_rows(tmp_path / "a.json"))
+    with pytest.raises(DataError, match="has no list 'dev'; it has: train, test"):
+        list(load_rows(f"{tmp_path / 'a.json'}:dev"))
+    write_csv(tmp_path / "a.csv", PLAIN)
+    with pytest.raises(DataError, match="only folders, hub datasets and JSON files have splits"):
+        list(load_rows(f"{tmp_path / 'a.csv'}:test"))
 
 
 def test_one_object_is_one_row(tmp_path: Path) -> None:
