@@ -37,7 +37,8 @@ def main() -> None:
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
-            self.start, self.seconds = 0.0, []
+            self.start = 0.0
+            self.seconds: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.start = self.start or time.monotonic()
