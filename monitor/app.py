@@ -174,7 +174,6 @@ def gradio_app(
 ) -> tuple[Any, gradio.Blocks]:
     """Import Gradio (seconds), make its ASGI app and the page in it."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    gc.disable()  # an import frees almost nothing; collecting through it costs half a second
     try:
         import fastapi
         import gradio as gr
@@ -203,6 +202,7 @@ def gradio_app(
 
 def launch(args: argparse.Namespace) -> int:
     """Serve the page until interrupted."""
+    gc.disable()  # until Gradio is imported: parsing and importing free almost nothing that needs collecting
     auth = login(args)
     config = settings.load(args.config)
     root_path = "/" + args.root_path.strip("/") if args.root_path.strip("/") else ""

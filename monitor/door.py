@@ -42,6 +42,12 @@ class Assets:
         marks = [f"{name}:{path.stat().st_mtime_ns}:{path.stat().st_size}" for name, path in files.items()]
         self.version = hashlib.sha256("|".join(marks).encode()).hexdigest()[:12]
 
+    def modules(self) -> list[str]:
+        """The scripts that panel.js imports."""
+        return [
+            name for name in self._files if name.endswith(".js") and name not in ("panel.js", "plotly.min.js")
+        ]
+
     def get(self, name: str, packed: bool) -> tuple[bytes, str] | None:
         """Content (gzip when ``packed``) and media type; None for a name that is not ours."""
         path = self._files.get(name)
@@ -62,6 +68,7 @@ def head_tags(prefix: str, assets: Assets) -> str:
         f'<link rel="preload" as="style" href="{base}/panel.css?{version}">'
         f'<script defer src="{base}/plotly.min.js?{version}"></script>'
         f'<script type="module" src="{base}/panel.js?{version}"></script>'
+        + "".join(f'<link rel="modulepreload" href="{base}/{name}">' for name in assets.modules())
     )
 
 

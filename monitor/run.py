@@ -296,6 +296,9 @@ class Run:
     @property
     def step_seconds(self) -> float | None:
         """Median seconds per step of the last 50 steps."""
+        return self._memo("step_seconds", self._step_seconds)
+
+    def _step_seconds(self) -> float | None:
         for metric in _TIME_KEYS:
             values = self.series(metric).values[-50:]
             values = values[np.isfinite(values)]

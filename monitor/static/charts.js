@@ -281,6 +281,12 @@ export class Charts {
     return Number.isNaN(moved) ? Infinity : moved;
   }
 
+  // Charts whose data came before Plotly was there.
+  drawWaiting() {
+    for (const card of this.cards.values()) if (!card.drawn && card.lines.size) this.dirty.add(card);
+    this.flush();
+  }
+
   refreshAll() {
     for (const card of this.cards.values()) if (card.drawn) this.dirty.add(card);
     this.flush();

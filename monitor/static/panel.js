@@ -127,7 +127,8 @@ class App {
   // ---- polling --------------------------------------------------------------------------------------
   async loop() {
     for (;;) {
-      await new Promise((resolve) => setTimeout(resolve, this.boot.refresh * 1000));
+      const wait = this.root.dataset.loaded ? this.boot.refresh * 1000 : 200;
+      await new Promise((resolve) => setTimeout(resolve, wait));
       if (!document.hidden && this.root.isConnected) await this.poll();
     }
   }
@@ -432,11 +433,14 @@ async function mount(root, server, lang) {
   shadow.append(style, page);
   const app = new App(page, server, lang);
   window.vtPanel.app = app;
-  await Promise.all([plotlyReady(), styled]);
+  await styled;
+  const started = app.start(); // asks for the data while Plotly is still being read
+  await plotlyReady();
   // Plotly puts its own rules into the document's head, which a shadow root does not see.
   const rules = [...document.styleSheets].filter((sheet) => sheet.ownerNode?.id?.startsWith("plotly.js-style")).flatMap((sheet) => [...sheet.cssRules]);
   shadow.append(el("style", {}, rules.map((rule) => rule.cssText).join("\n")));
-  await app.start();
+  app.charts?.drawWaiting();
+  await started;
 }
 
 window.vtPanel = { mount };

@@ -47,6 +47,7 @@ export class GpuTab {
   }
 
   draw(recorded) {
+    if (!window.Plotly) return; // not read yet: the next tick draws
     if (!recorded?.count) {
       this.plots.clear();
       return void clear(this.record, el("div", { class: "vt-empty" }, this.run.value ? t("no_record") : t("nothing_selected")));
