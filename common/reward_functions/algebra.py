@@ -160,10 +160,9 @@ def same_formula(gold: str, answer: str) -> bool | None:
     for start, step in _POINTS if letters else _POINTS[:1]:
         values = {x: Fraction(start + step * i * i, 613 + 2 * i) for i, x in enumerate(letters)}
         try:
-            first, second = _value(left, values), _value(right, values)
+            verdict = _close(_value(left, values), _value(right, values))
         except (_Unknown, KeyError, OverflowError, ZeroDivisionError, ValueError):
             return None
-        verdict = _close(first, second)
         if verdict is not True:
             return verdict
     return True

@@ -77,6 +77,7 @@ def main(descriptor: int) -> None:
     equal = make_equal()
     equal(r"\frac{1}{2}", "0.5")  # builds the parser's tables before the first fork
     gc.collect()
+    gc.set_threshold(100_000, 20, 100)  # sympy makes and drops much; workers are short-lived and limited
     gc.freeze()  # the collector then neither walks sympy's half million objects nor unshares their pages
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     control.sendall(b"ready\n")

@@ -27,6 +27,7 @@ _WATCH_SECONDS = 0.1  # how often the memory of all processes together is looked
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # A reward process runs at most this many programs at once; verl starts 8 reward processes by default.
 SLOTS = max(2, (os.cpu_count() or 2) // 8)
+_probing = threading.Lock()
 _slots = threading.BoundedSemaphore(SLOTS)
 
 
@@ -105,9 +106,14 @@ def status(namespaces: bool | None = None) -> dict[str, str]:
     return dict(json.loads(outcome.stdout))
 
 
-@functools.cache
 def _announced() -> bool:
     """Whether namespaces work here; says once per process which guards hold."""
+    with _probing:  # threads that start together wait for one probe
+        return _probe()
+
+
+@functools.cache
+def _probe() -> bool:
     guards = status()
     said = "; ".join(f"{name}: {state}" for name, state in guards.items())
     print(f"code sandbox: {said}", file=sys.stderr, flush=True)
