@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,21 +231,15 @@ def _weight(value: Any, name: str) -> float | tuple[tuple[float, float], ...]:
     return tuple(points)
 
 
-_COMPOSED: dict[int, tuple[Any, Composite]] = {}
-
-
-def _composed(config: str, parts: Any, normalise: bool, clip: Any) -> Composite:
-    """The composite of one configuration, built once: verl calls with the same objects every time."""
-    key = hash((config, id(parts), normalise, id(clip)))
-    if key not in _COMPOSED:
-        if bool(config) == (parts is not None):
-            raise RewardError("composite needs either config (a YAML file) or parts")
-        if config:
-            _COMPOSED[key] = (None, compose_file(Path(config)))
-        else:
-            built = compose({"parts": parts, "normalise": normalise, "clip": clip})
-            _COMPOSED[key] = ((parts, clip), built)  # kept, so that the ids stay theirs
-    return _COMPOSED[key][1]
+@functools.lru_cache(maxsize=64)
+def _composed(configuration: str) -> Composite:
+    """The composite of one configuration (JSON text), built once and not at every call."""
+    given = json.loads(configuration)
+    if bool(given["config"]) == (given["parts"] is not None):
+        raise RewardError("composite needs either config (a YAML file) or parts")
+    if given["config"]:
+        return compose_file(Path(given["config"]))
+    return compose({key: given[key] for key in ("parts", "normalise", "clip")})
 
 
 def compose_file(path: Path) -> Composite:
@@ -318,7 +314,8 @@ def composite(
     parts: Sequence[Any] | None = None,
     normalise: bool = False,
     clip: Sequence[float] | None = None,
-    **runtime: Any,
+    reward_router_address: str | None = None,
+    reward_model_tokenizer: Any = None,
 ) -> dict[str, Any]:
     """A weighted sum of other rewards, from a YAML file or from `parts`.
 
@@ -329,8 +326,20 @@ def composite(
         parts: the same list as in the file.
         normalise: divide by the sum of the weights.
         clip: [low, high] of the final score.
-        runtime: whatever else verl passes, handed to the parts that take it.
+        reward_router_address: passed by verl while it serves a reward model, handed to the parts that take it.
+        reward_model_tokenizer: the same.
     """
-    built = _composed(config, parts, normalise, clip)
-    passed = {"solution_str": solution_str, "ground_truth": ground_truth, "data_source": data_source}
-    return built(**passed, extra_info=extra_info, **runtime)
+    configuration = {"config": config, "parts": parts, "normalise": normalise, "clip": clip}
+    built = _composed(json.dumps(configuration))
+    passed = {
+        "solution_str": solution_str,
+        "ground_truth": ground_truth,
+        "data_source": data_source,
+        "extra_info": extra_info,
+    }
+    if reward_router_address is not None:
+        passed |= {
+            "reward_router_address": reward_router_address,
+            "reward_model_tokenizer": reward_model_tokenizer,
+        }
+    return built(**passed)

@@ -156,7 +156,7 @@ def code(
     extra_info: Mapping[str, Any] | None = None,
     *,
     partial: bool = False,
-    wall_seconds: float = 6.0,
+    wall_seconds: float = 10.0,
     total_seconds: float = 30.0,
     memory_mb: int = 1024,
     packages: bool = False,
@@ -166,7 +166,7 @@ def code(
 
     Args:
         partial: score the share of passed tests; otherwise 1 for all of them and 0 for fewer.
-        wall_seconds: limit of one program; function-style tests share one program.
+        wall_seconds: limit of one program (CPU seconds too); function-style tests share one program.
         total_seconds: limit of one answer; tests that were not reached count as failed.
         memory_mb: limit of one program.
         packages: programs may import the installed packages, not only the standard library.

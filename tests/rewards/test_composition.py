@@ -122,5 +122,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     bad.write_text("- math\n")
     with pytest.raises(RewardError, match="must hold a mapping"):
         compose_file(bad)
+    with pytest.raises(RewardError, match="does not take the knob 'normalize', did you mean 'normalise'"):
+        load_reward(None, "composite", {"parts": ["math"], "normalize": True})
     with pytest.raises(RewardError, match="needs either config"):
         load_reward(None, "composite")(solution_str="x", ground_truth="y", data_source="d", extra_info={})

@@ -209,7 +209,7 @@ def set_limits(job: dict) -> None:
         (resource.RLIMIT_CORE, 0, 0),
     ):
         resource.setrlimit(which, (soft, hard))
-    os.nice(10)
+    os.nice(5)
 
 
 def drop_root(job: dict, uid: int) -> bool:

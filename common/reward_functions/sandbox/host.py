@@ -35,7 +35,7 @@ _slots = threading.BoundedSemaphore(SLOTS)
 class Limits:
     """Bounds of one program; memory: address space of each process, resident pages of all together."""
 
-    wall_seconds: float = 6.0
+    wall_seconds: float = 10.0
     cpu_seconds: int = 5
     memory_mb: int = 1024
     file_mb: int = 32
