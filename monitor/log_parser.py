@@ -238,7 +238,8 @@ def console_facts(tail: bytes) -> ConsoleFacts:
     for match in _PROGRESS.finditer(clean):
         at, total = int(match.group(1)), int(match.group(2))
         line_start = max(clean.rfind(b"\n", 0, match.start()), clean.rfind(b"\r", 0, match.start()))
-        if b"Training" in clean[line_start + 1 : match.start()] or facts.total_steps in (None, total):
+        # Other bars (loading shards, generating, an epoch of SFT) count something else.
+        if b"Training Progress" in clean[line_start + 1 : match.start()]:
             facts.at, facts.total_steps = at, total
     last_record = clean.rfind(b"step:")
     errors = [m for m in _TRACEBACK.finditer(clean) if m.start() > last_record]

@@ -36,14 +36,10 @@ class Collector:
         self.notes: list[str] = []
         self.first_ready = threading.Event()
         self.complete = threading.Event()
-        self.loaded_seconds: float | None = None
-        self._began = time.monotonic()
         self._runs: dict[str, Run] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._next_scan = 0.0
-        self.list_revision = 0
-        self.changed_at = 0.0
         self.failure = ""
 
     def runs(self) -> list[Run]:
@@ -110,10 +106,6 @@ class Collector:
             else:
                 run.update_files(files)
             runs[files.id] = run
-        for run_id, run in self._runs.items():
-            run.deleted = run_id not in runs
-        if list(runs) != list(self._runs) or found.notes != self.notes:
-            self.list_revision += 1
         self.notes = found.notes
         self._runs = dict(sorted(runs.items(), key=lambda item: item[1].written, reverse=True))
 
@@ -155,9 +147,7 @@ class Collector:
             else:
                 self._collect(helper, waiting)
                 self._read(tail, partial(self._collect, helper, waiting))
-            self.list_revision += 1
             self.first_ready.set()
-        self.loaded_seconds = time.monotonic() - self._began
         return helper
 
     def _collect(self, helper: Helper, waiting: deque[LogTail], wait: float = 0.0) -> bool:
@@ -181,19 +171,15 @@ class Collector:
             return time.monotonic() - began < TICK_BUDGET_SECONDS
 
         now = time.time()
-        changed = False
         for run in self.runs():
             before = run.revision
             self._small_files(run)
             for tail in run.tails():
-                if tail.refresh() and self._read(tail, budget):
-                    changed = True
-            if run.gpu.advance():
-                changed = True
+                if tail.refresh():
+                    self._read(tail, budget)
+            run.gpu.advance()
             if run.revision != before:
                 run.observe(now)
         for run in self.runs():
             for stats in (run.samples, run.validation):
-                changed |= stats.advance(budget)
-        if changed:
-            self.changed_at = now
+                stats.advance(budget)

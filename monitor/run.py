@@ -68,7 +68,6 @@ class Run:
         self.facts = log_parser.ConsoleFacts()
         self._facts_stat: tuple[float, int] | None = None
         self.observed: list[tuple[float, int]] = []
-        self.deleted = False
         self._cache: dict[Any, tuple[int, Any]] = {}
         self.update_files(files)
 
@@ -88,6 +87,9 @@ class Run:
     def tails(self) -> list[LogTail]:
         """The files to read now: consoles and event files only where they are needed."""
         wanted = list(self.metric_tails.values())
+        for tail in wanted:
+            if not tail.size:
+                tail.refresh()  # else a metrics file not looked at yet would seem empty
         for number, tail in self.console_tails.items():
             primary = self.metric_tails.get(number)
             empty = primary is None or (not primary.index.segments and not primary.behind)

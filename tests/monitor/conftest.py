@@ -14,7 +14,6 @@ from monitor.api import PanelApi
 from monitor.metrics_collector import Collector
 from monitor.settings import Settings
 
-
 # A busy machine is no failure: examples are judged by what they give, not by how long they take.
 hypothesis.settings.register_profile(
     "monitor", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -148,6 +148,13 @@ def test_console_end_tells_total_and_error() -> None:
     assert "OutOfMemoryError: CUDA out of memory." in facts.error
 
 
+def test_other_progress_bars_are_not_the_training() -> None:
+    text = (
+        b"Loading checkpoint shards: 100%|#####| 2/2 [00:01<00:00]\nEpoch 1/3: 100%|##| 5/5 [00:01<00:00]\n"
+    )
+    assert log_parser.console_facts(text).total_steps is None
+
+
 def test_error_before_the_last_record_is_not_the_end() -> None:
     assert log_parser.console_facts(b"ValueError: retried\nstep:10 - a:1\n").error == ""
 

@@ -70,6 +70,14 @@ def test_console_of_a_folder_fills_what_the_file_logger_lost(tmp_path: Path, loa
     assert run.series("only_here").values.tolist() == [3.0]
 
 
+def test_console_is_not_read_where_the_metrics_tell_everything(tmp_path: Path, loaded: Load) -> None:
+    folder = make_run(tmp_path / "r", steps=3)
+    write(folder / "console-1.log", "step:1 - only_here:1\n")
+    run = only(loaded(tmp_path))
+    assert "only_here" not in run.metrics
+    assert run.sources() == ["metrics-1.jsonl"]
+
+
 def test_console_alone_serves_an_attempt_without_metrics(tmp_path: Path, loaded: Load) -> None:
     folder = make_run(tmp_path / "r", steps=3)
     (folder / "metrics-1.jsonl").write_text("")
