@@ -13,7 +13,7 @@ import numpy as np
 
 from monitor.log_parser import Float32, Int32, Int64
 from monitor.reward_parts import RewardParts, name_of
-from monitor.samples import SampleError, StepSamples, read_samples, step_metrics
+from monitor.samples import SampleError, StepSamples, read_samples, step_metrics, whole_file
 
 _STEP_FILE = re.compile(r"^(\d{1,15})\.jsonl$")
 
@@ -139,9 +139,9 @@ class SampleStats:
             mark = (stat.st_mtime, stat.st_size)
             if known is not None and known.mark == mark:
                 return False
-            read = self.joined(step, read_samples(path.read_bytes()))
-        except OSError as error:
-            self._error = f"{path.name} cannot be read: {error.strerror or error}"
+            read = self.joined(step, read_samples(whole_file(path)))
+        except (OSError, SampleError) as error:
+            self._error = f"{path.name} cannot be read: {error}"
             self._known[step] = _Known((0.0, 0), {}, *_no_prompts(), 0)
             return True
         first: dict[int, int] = {}

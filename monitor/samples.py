@@ -25,6 +25,7 @@ from monitor.series import Float64
 _KNOWN = {"input", "prompt", "output", "response", "gts", "ground_truth", "score", "reward", "step", "uid"}
 _ENDS = frozenset(".!?。！？)]}>\"'”’`*|$）】》")
 _CACHE_BYTES = 128 << 20
+MAX_FILE_BYTES = 512 << 20
 PATTERN_SECONDS = 1.0
 RIGHT_FROM = 0.5
 
@@ -264,6 +265,21 @@ def _finder(wanted: Filter) -> Callable[[str], bool]:
     return found
 
 
+def whole_file(path: Path) -> bytes:
+    """The bytes of a dump.
+
+    Raises:
+        SampleError: larger than a step's dump can sensibly be; opening it would take the host's memory.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise SampleError(
+            f"{path.name} has {size >> 20} MB; the panel opens dumps up to {MAX_FILE_BYTES >> 20} MB"
+        )
+    return path.read_bytes()
+
+
 class SampleCache:
     """Steps read lately, by file and time of change, up to ``_CACHE_BYTES`` of file size."""
 
@@ -284,7 +300,7 @@ class SampleCache:
                 if key in self._held:
                     self._held.move_to_end(key)
                     return self._held[key]
-            step = read_samples(path.read_bytes())
+            step = read_samples(whole_file(path))
         except OSError as error:
             raise SampleError(f"{path.name} cannot be read: {error.strerror or error}") from error
         with self._lock:

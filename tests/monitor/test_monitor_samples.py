@@ -228,6 +228,13 @@ def test_results_of_test_sh_open_as_samples(tmp_path: Path, loaded: Load) -> Non
     assert page["groups"][0]["answers"][0]["truncated"]
 
 
+def test_huge_dump_is_refused_in_words(tmp_path: Path, loaded: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "MAX_FILE_BYTES", 1 << 10)
+    run_with_samples(tmp_path / "r")
+    reply = loaded(tmp_path).functions()["samples"]({"run": "r"})
+    assert "9.jsonl has 0 MB; the panel opens dumps up to" in reply["error"]
+
+
 def test_linked_dump_is_not_opened(tmp_path: Path, loaded: Load) -> None:
     secret = write(tmp_path / "secret.jsonl", sample(3, "private", 0, 1.0))
     run_with_samples(tmp_path / "logs" / "r")
