@@ -86,7 +86,7 @@ launch::begin() {
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
   answer="$(mktemp)"
   # shellcheck disable=SC2064
-  trap "rm -f '$answer'" EXIT
+  trap "rm -f '$answer' '$answer.plan'" EXIT
 
   for item in "${CPU_VALUES[@]}"; do cpu+=("--cpu-value=$item"); done
   for item in "${SMOKE_VALUES[@]}"; do smoke+=("--smoke-value=$item"); done
@@ -101,13 +101,11 @@ launch::begin() {
   if [[ "$DEVICE" == gpu && "$(env::kind)" == cpu ]]; then
     launch::die "this environment holds the CPU set, but DEVICE=gpu: run ./setup_env.sh --gpu, or use --device cpu"
   fi
-  "$PYTHON" -m common.launcher.plan --method "$METHOD" --task "$TASK" <"$answer" >"$answer.plan" || {
-    local code=$?
-    rm -f "$answer.plan"
-    exit "$code"
-  }
+  "$PYTHON" -m common.launcher.plan --method "$METHOD" --task "$TASK" <"$answer" >"$answer.plan" || exit
   launch::assign <"$answer.plan"
-  rm -f "$answer.plan"
+  # The hand-over replaces this shell, and a trap with it.
+  rm -f "$answer" "$answer.plan"
+  trap - EXIT
   launch::environment
 }
 
@@ -128,7 +126,7 @@ launch::environment() {
   # Ray refuses to start with pretended GPUs while this says that there are none.
   unset CUDA_VISIBLE_DEVICES
   # Puts the CPU plugin's package metadata before vLLM's eyes (common/cpu/site).
-  export PYTHONPATH="$ROOT:$ROOT/common/cpu/site${PYTHONPATH:+:$PYTHONPATH}"
+  export PYTHONPATH="$ROOT/common/cpu/site:$PYTHONPATH"
 }
 
 # Prints a command so that it can be pasted into a shell.
