@@ -51,7 +51,7 @@ def math(
     extra_info: Mapping[str, Any] | None = None,
     *,
     boxed_only: bool = False,
-    time_limit: float = 2.0,
+    time_limit: float = 5.0,
 ) -> dict[str, Any]:
     r"""Whether the final answer equals the gold one, as mathematics.
 

@@ -32,7 +32,7 @@ def test_table_is_large_distinct_and_reasoned() -> None:
 def test_every_verdict_is_as_annotated(hard_math: HardMath) -> None:
     wrong = []
     for row in rows():
-        result = math(solution_str=row["answer"], ground_truth=row["gold"])
+        result = math(solution_str=row["answer"], ground_truth=row["gold"], time_limit=60.0)
         assert result["undecided"] == 0.0, row
         if bool(result["score"]) != (row["verdict"] == "right"):
             wrong.append((row["answer"], row["gold"], row["reason"], result["reason"]))
@@ -41,7 +41,11 @@ def test_every_verdict_is_as_annotated(hard_math: HardMath) -> None:
 
 def test_gold_answers_of_the_table_are_right_against_themselves(hard_math: HardMath) -> None:
     golds = sorted({row["gold"] for row in rows()})
-    assert [g for g in golds if math(solution_str=f"\\boxed{{{g}}}", ground_truth=g)["score"] != 1.0] == []
+    assert [
+        g
+        for g in golds
+        if math(solution_str=f"\\boxed{{{g}}}", ground_truth=g, time_limit=60.0)["score"] != 1.0
+    ] == []
 
 
 @pytest.mark.slow
