@@ -206,7 +206,7 @@ def test_click_on_a_point_opens_its_samples(tmp_path: Path, browser: Any) -> Non
         )
         tab.page.mouse.move(box["x"] + at[0] - 2, box["y"] + at[1])
         tab.page.mouse.move(box["x"] + at[0], box["y"] + at[1])
-        tab.page.wait_for_timeout(200)
+        tab.page.locator("[data-metric='entropy'] .vt-hair").wait_for()  # the same step, marked in the others
         tab.page.mouse.down()
         tab.page.mouse.up()
         tab.page.get_by_text("from step 8.").wait_for(timeout=10_000)
