@@ -228,7 +228,7 @@ def measure_refresh(browser: Browser, logs: Path, config: Path, steps: int, targ
 
 
 def wait_for_gradio(address: str) -> None:
-    end = time.perf_counter() + 60
+    end = time.perf_counter() + 180
     while time.perf_counter() < end:
         try:
             with urllib.request.urlopen(address + "config", timeout=10) as reply:
@@ -236,7 +236,7 @@ def wait_for_gradio(address: str) -> None:
                     return
         except OSError:
             time.sleep(0.1)
-    raise SystemExit("Gradio did not start within 60 s")
+    raise SystemExit("Gradio did not start within 180 s")
 
 
 def measure_samples(browser: Browser, folder: Path, config: Path, targets: Targets) -> None:
@@ -424,6 +424,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--no-peers", action="store_true", help="without TensorBoard and trackio")
+    parser.add_argument("--starts-only", action="store_true", help="without refreshes and samples")
     parser.add_argument(
         "--heap-minutes", type=float, default=0.0, help="measure only the browser's memory, so long"
     )
@@ -467,8 +468,9 @@ def load_figures(
     warm = measure_start(browser, logs, config)
     targets.row("first chart of the newest run, from the index cache", warm[0], "s")
     targets.row("all runs loaded, from the index cache", warm[1], "s", 2.5)
-    measure_refresh(browser, logs, config, args.steps, targets)
-    measure_samples(browser, folder, config, targets)
+    if not args.starts_only:
+        measure_refresh(browser, logs, config, args.steps, targets)
+        measure_samples(browser, folder, config, targets)
     if not args.no_peers:
         shutil.rmtree(folder / "cache")
         board = measure_tensorboard(folder / "tensorboard", args.runs, args.steps)
