@@ -79,7 +79,7 @@ def ensure_bundled_model() -> Path:
         tokenizer.clean_up_tokenization_spaces = False
         tokenizer.model_max_length = 8192
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-        model.to(torch.bfloat16).save_pretrained(work)
+        model.to(dtype=torch.bfloat16).save_pretrained(work)  # type: ignore[call-arg]
         tokenizer.save_pretrained(work)
         try:
             work.rename(target)

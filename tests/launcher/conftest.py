@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,6 +104,12 @@ class Launcher:
             (actor / f"model_world_size_{world_size}_rank_{rank}.pt").touch()
         (root / "latest_checkpointed_iteration.txt").write_text(str(step))
         return root
+
+
+def composed(words: list[str], method: str = "grpo") -> DictConfig:
+    """The config that verl would see for this argv."""
+    with initialize_config_dir(str(ROOT / method), version_base=None):
+        return compose("config", words[words.index("--config-name") + 2 :])
 
 
 def executable(path: Path, text: str) -> Path:

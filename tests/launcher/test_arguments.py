@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -9,17 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from .conftest import ROOT, Launcher
-
-
-def composed(words: list[str], method: str = "grpo") -> dict:
-    """The config that verl would see for this argv."""
-    overrides = words[words.index("--config-name") + 2 :]
-    with initialize_config_dir(str(ROOT / method), version_base=None):
-        return OmegaConf.to_container(compose("config", overrides), resolve=False)
+from .conftest import ROOT, Launcher, composed
 
 
 def test_default_run_on_a_machine_without_gpu(launch: Launcher) -> None:
@@ -113,8 +105,7 @@ HOSTILE = [
 def test_hostile_folder_names_arrive_unchanged(launch: Launcher, tmp_path: Path, name: str) -> None:
     launch.output = tmp_path / name
     words = launch.dry_run("--name", "h")
-    with initialize_config_dir(str(ROOT / "grpo"), version_base=None):
-        config = compose("config", words[words.index("--config-name") + 2 :])
+    config = composed(words)
     assert config.trainer.default_local_dir == str(launch.output / "checkpoints" / "grpo" / "h")
     assert config.trainer.rollout_data_dir == str(launch.output / "logs" / "grpo" / "h" / "rollouts")
 
@@ -126,8 +117,7 @@ def test_hostile_data_and_reward_paths(launch: Launcher, tmp_path: Path, name: s
     reward = data.with_suffix(".py")
     shutil.copy(ROOT / "grpo" / "reward_func.py", reward)
     words = launch.dry_run("--train_data", str(data), "--reward_func_path", str(reward))
-    with initialize_config_dir(str(ROOT / "grpo"), version_base=None):
-        config = compose("config", words[words.index("--config-name") + 2 :])
+    config = composed(words)
     assert config.reward.custom_reward_function.reward_kwargs.reward_path == str(reward)
     assert Path(config.data.train_files).is_file()
 
@@ -141,8 +131,7 @@ def test_reward_kwargs_arrive_as_written(launch: Launcher) -> None:
     words = launch.dry_run(
         "--reward_func_path", str(reward), "--reward_func_name", "f", "--reward_kwargs", text
     )
-    with initialize_config_dir(str(ROOT / "grpo"), version_base=None):
-        config = compose("config", words[words.index("--config-name") + 2 :])
+    config = composed(words)
     assert config.reward.custom_reward_function.reward_kwargs.reward_kwargs == text
 
 
@@ -176,8 +165,6 @@ def test_printed_command_does_what_the_launch_does(launch: Launcher) -> None:
     assert launch("--name", "p", "--n", "4").code == 0
     launched = (launch.folder / "record.json").read_text()
     assert shlex.split(printed.out)[0] == "cd"
-    import json
-
     a, b = json.loads(pasted), json.loads(launched)
     assert a["argv"] == b["argv"]
     assert {k: v for k, v in a["env"].items() if k != "VERL_TRAINING_RUN"} == {

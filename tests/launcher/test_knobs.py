@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from common.launcher.block import read_block
 
-from .conftest import ROOT, Launcher
+from .conftest import ROOT, Launcher, composed
 
 METHODS = [path.parent.name for path in sorted(ROOT.glob("*/train.sh"))]
 BASE = ("--name", "knobs", "--device", "cpu")
@@ -88,11 +86,6 @@ WITH = {
 ELSEWHERE = {"BAD_ROWS", "RESUME", "DEVICE"}
 
 
-def resolved(words: list[str], method: str) -> dict:
-    with initialize_config_dir(str(ROOT / method), version_base=None):
-        return OmegaConf.to_container(compose("config", words[words.index("--config-name") + 2 :]))
-
-
 @pytest.fixture
 def other_files(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "grpo/data/val.jsonl", tmp_path / "train.jsonl")
@@ -121,7 +114,7 @@ def test_every_knob_changes_the_resolved_config(method: str, launch: Launcher, o
 
     with ThreadPoolExecutor(2) as pool:
         results = dict(zip(knobs, pool.map(words_with, knobs), strict=True))
-    dead = [name for name, (a, b) in results.items() if resolved(a, method) == resolved(b, method)]
+    dead = [name for name, (a, b) in results.items() if composed(a, method) == composed(b, method)]
     assert dead == []
 
 
