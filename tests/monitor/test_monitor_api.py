@@ -248,7 +248,7 @@ def test_health_names_the_step_and_the_advice_in_the_page_language(tmp_path: Pat
     api = loaded(tmp_path)
     english = api.health({"runs": ["r"], "lang": "en"})["runs"][0]["observations"][0]
     assert (english["rule"], english["since"], english["metric"]) == ("kl_high", 1, "actor/kl_loss")
-    assert "KL_COEF" in english["advice"]
+    assert "KL_LOSS_COEF" in english["advice"]
     assert "参考模型" in api.health({"runs": ["r"], "lang": "zh"})["runs"][0]["observations"][0]["text"]
 
 
