@@ -40,6 +40,7 @@ def hand_over(folder: Path, number: int) -> float:
             str(folder),
             "--name",
             f"r{number}",
+            "--no-preflight",
         ],
         env=env,
         check=True,

@@ -122,7 +122,11 @@ launch::environment() {
   threads="${OMP_NUM_THREADS:-$((CORES / N_GPUS > 0 ? CORES / N_GPUS : 1))}"
   export VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=common.cpu.plugin VERL_ENGINE_DEVICE=cuda
   export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}" VLLM_CPU_OMP_THREADS_BIND=nobind
-  export OMP_NUM_THREADS="$threads" THP_MEM_ALLOC_ENABLE=1 TOKENIZERS_PARALLELISM=false
+  export OMP_NUM_THREADS="$threads" TOKENIZERS_PARALLELISM=false
+  # Keep freed memory: by default every large tensor is mapped, zeroed and unmapped again, half of a step's time.
+  export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_ARENA_MAX=2
+  # vLLM would compile a few small functions at every start, which takes longer than they ever save here.
+  export TORCHDYNAMO_DISABLE=1
   # Ray refuses to start with pretended GPUs while this says that there are none.
   unset CUDA_VISIBLE_DEVICES
   # Puts the CPU plugin's package metadata before vLLM's eyes (common/cpu/site).
@@ -135,7 +139,7 @@ launch::print_command() {
   printf 'cd %q && env' "$ROOT"
   for name in PYTHONPATH VERL_FILE_LOGGER_PATH TENSORBOARD_DIR WANDB_DIR WANDB_MODE WANDB_ENTITY VERL_PLATFORM \
     VERL_USE_EXTERNAL_MODULES VERL_ENGINE_DEVICE VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND OMP_NUM_THREADS \
-    THP_MEM_ALLOC_ENABLE TOKENIZERS_PARALLELISM HYDRA_FULL_ERROR; do
+    MALLOC_MMAP_MAX_ MALLOC_TRIM_THRESHOLD_ MALLOC_ARENA_MAX TORCHDYNAMO_DISABLE TOKENIZERS_PARALLELISM HYDRA_FULL_ERROR; do
     [[ -z "${!name+x}" ]] || printf ' %s=%q' "$name" "${!name}"
   done
   for word in "$@"; do printf ' %q' "$word"; done

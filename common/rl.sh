@@ -119,7 +119,7 @@ rl::ray() {
   OVERRIDES+=("+ray_kwargs.ray_init.address=auto")
   for name in PYTHONPATH VERL_FILE_LOGGER_PATH TENSORBOARD_DIR WANDB_DIR WANDB_MODE WANDB_ENTITY VERL_PLATFORM \
     VERL_USE_EXTERNAL_MODULES VERL_ENGINE_DEVICE VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND OMP_NUM_THREADS \
-    THP_MEM_ALLOC_ENABLE; do
+    MALLOC_MMAP_MAX_ MALLOC_TRIM_THRESHOLD_ MALLOC_ARENA_MAX TORCHDYNAMO_DISABLE; do
     [[ -z "${!name:-}" ]] || OVERRIDES+=("+$env.$name=$(launch::quote "${!name}")")
   done
 }
@@ -148,6 +148,10 @@ rl::cpu() {
     "+$a.rollout.enable_sleep_mode=False"
     "$a.rollout.load_format=auto"
     "$a.rollout.max_model_len=$((MAX_PROMPT_LENGTH + MAX_RESPONSE_LENGTH))"
+    # vLLM warms up with its largest batch: at upstream's 8192 tokens that takes longer than a training step.
+    "$a.rollout.max_num_batched_tokens=2048"
+    "$a.rollout.max_num_seqs=128"
+    "+$a.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=$((256 * 1024 * 1024))"
     "$a.rollout.checkpoint_engine.update_weights_bucket_megabytes=256"
     "$a.rollout.agent.num_workers=1"
     "reward.num_workers=1"

@@ -154,6 +154,8 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
             knobs["REWARD_FUNC_NAME"],
             knobs.get("REWARD_KWARGS", ""),
         )
+    if "REWARD_FUNC_PATH" in knobs and data and not collector.problems and "NO_PREFLIGHT" not in modes:
+        preflight_reward(knobs, reward_file or "", data.train, modes, collector)
     saves = checks.number(knobs, "SAVE_FREQ", 0) != 0
     collector.run(checks.check_disk, output, model, saves)
 
@@ -227,6 +229,23 @@ def has_fast_bf16() -> bool:
     except OSError:
         return False
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def preflight_reward(
+    knobs: dict[str, str], reward_file: str, data: str, modes: set[str], collector: Collector
+) -> None:
+    """Dry scoring; ``--force`` turns what it finds into warnings."""
+    found = checks.score_own_rows(
+        reward_file, knobs["REWARD_FUNC_NAME"], knobs.get("REWARD_KWARGS", ""), data
+    )
+    if "FORCE" in modes:
+        for line in found:
+            print(f"warning: {line} (--force: going on)", file=sys.stderr)
+    elif found:
+        collector.problems += [
+            *found,
+            "look at it with: python -m common.reward_functions dry-run; or use --force",
+        ]
 
 
 def refuse_running(record: dict[str, Any]) -> None:

@@ -29,6 +29,8 @@ from common.launcher.errors import UserError, exit_with
 
 MODES = {
     "DRY_RUN": "check everything, print the exact command, start nothing",
+    "NO_PREFLIGHT": "start without scoring the run's own rows first",
+    "FORCE": "go on although the preflight found something wrong",
     "SMOKE": "a few steps on a few rows, to see that everything works",
     "HELP": "this text",
 }
@@ -137,7 +139,11 @@ def _next_value(name: str, knob: Knob, rest: list[str]) -> str:
 def _unknown(flag: str, name: str, knobs: dict[str, Knob]) -> str:
     known = [*knobs, *ALIASES, *MODES]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [k for k in knobs if name in k][:1]
-    hint = f"; did you mean --{near[0].lower().replace('dry_run', 'dry-run')}?" if near else ""
+    hint = (
+        f"; did you mean --{near[0].lower().replace('_', '-') if near[0] in MODES else near[0].lower()}?"
+        if near
+        else ""
+    )
     return f"unknown flag {flag}{hint} (./train.sh --help lists all)"
 
 

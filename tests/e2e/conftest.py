@@ -123,7 +123,7 @@ class Trainer:
     @staticmethod
     def _watch_memory(run: Run, process: subprocess.Popen) -> None:
         while process.poll() is None:
-            time.sleep(3)
+            time.sleep(15)  # reading the page tables of a large process stops it for a while
             try:
                 tag = run.record["attempts"][-1].get("tag")
             except (OSError, ValueError, LookupError):

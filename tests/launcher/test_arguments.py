@@ -129,7 +129,7 @@ def test_reward_kwargs_arrive_as_written(launch: Launcher) -> None:
         "def f(data_source, solution_str, ground_truth, extra_info=None, label=''):\n    return 0.0\n"
     )
     words = launch.dry_run(
-        "--reward_func_path", str(reward), "--reward_func_name", "f", "--reward_kwargs", text
+        "--reward_func_path", str(reward), "--reward_func_name", "f", "--reward_kwargs", text, "--force"
     )
     config = composed(words)
     assert config.reward.custom_reward_function.reward_kwargs.reward_kwargs == text

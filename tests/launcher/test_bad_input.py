@@ -129,6 +129,19 @@ def test_reward_file_that_does_not_import(launch: Launcher, tmp_path: Path) -> N
     refused(launch("--reward_func_path", str(bad)), "bad.py")
 
 
+def test_reward_that_cannot_tell_right_from_wrong(launch: Launcher, tmp_path: Path) -> None:
+    blind = tmp_path / "blind.py"
+    blind.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n    return 0.0\n"
+    )
+    flags = ("--reward_func_path", str(blind))
+    refused(launch(*flags), "reward on 64 of the run's own rows", "or use --force")
+    forced = launch(*flags, "--force", "--name", "f")
+    assert forced.code == 0
+    assert "(--force: going on)" in forced.err
+    assert launch(*flags, "--no-preflight", "--name", "n").code == 0
+
+
 def test_folder_that_already_holds_a_run(launch: Launcher) -> None:
     assert launch("--name", "one").code == 0
     before = launch.run_json("one")

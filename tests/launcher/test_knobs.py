@@ -13,7 +13,7 @@ from common.launcher.block import read_block
 from .conftest import ROOT, Launcher, composed
 
 METHODS = [path.parent.name for path in sorted(ROOT.glob("*/train.sh"))]
-BASE = ("--name", "knobs", "--device", "cpu")
+BASE = ("--name", "knobs", "--device", "cpu", "--no-preflight")
 
 # Another value per knob; {tmp} is a temporary folder with copies of the data, the reward and the model.
 OTHER = {
