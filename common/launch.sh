@@ -109,9 +109,14 @@ launch::begin() {
   launch::environment
 }
 
-# Exports what verl, Ray and the loggers read from the environment.
+# Exports what verl, Ray and the loggers read from the environment; FORWARDED names what every worker needs.
+# Globals: FORWARDED (set)
 launch::environment() {
   local threads
+  FORWARDED=(PYTHONPATH VERL_FILE_LOGGER_PATH TENSORBOARD_DIR WANDB_DIR WANDB_MODE WANDB_ENTITY VERL_PLATFORM
+    VERL_USE_EXTERNAL_MODULES VERL_ENGINE_DEVICE VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND OMP_NUM_THREADS
+    MALLOC_MMAP_MAX_ MALLOC_TRIM_THRESHOLD_ MALLOC_ARENA_MAX TORCHDYNAMO_DISABLE TOKENIZERS_PARALLELISM
+    HYDRA_FULL_ERROR)
   export VERL_FILE_LOGGER_PATH="$METRICS_FILE"
   export TENSORBOARD_DIR="$RUN_DIR/tensorboard" WANDB_DIR="$RUN_DIR" HYDRA_FULL_ERROR=1
   if [[ -n "$WANDB_MODE_CHOSEN" ]]; then
@@ -121,9 +126,9 @@ launch::environment() {
   [[ "$DEVICE" == cpu ]] || return 0
   threads="${OMP_NUM_THREADS:-$((CORES / N_GPUS > 0 ? CORES / N_GPUS : 1))}"
   export VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=common.cpu.plugin VERL_ENGINE_DEVICE=cuda
-  export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}" VLLM_CPU_OMP_THREADS_BIND=nobind
+  export VLLM_CPU_OMP_THREADS_BIND=nobind
   export OMP_NUM_THREADS="$threads" TOKENIZERS_PARALLELISM=false
-  # Keep freed memory: by default every large tensor is mapped, zeroed and unmapped again, half of a step's time.
+  # Keep freed memory: by default every large tensor is mapped, zeroed and unmapped again.
   export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_ARENA_MAX=2
   # vLLM would compile a few small functions at every start, which takes longer than they ever save here.
   export TORCHDYNAMO_DISABLE=1
@@ -137,9 +142,7 @@ launch::environment() {
 launch::print_command() {
   local name word
   printf 'cd %q && env' "$ROOT"
-  for name in PYTHONPATH VERL_FILE_LOGGER_PATH TENSORBOARD_DIR WANDB_DIR WANDB_MODE WANDB_ENTITY VERL_PLATFORM \
-    VERL_USE_EXTERNAL_MODULES VERL_ENGINE_DEVICE VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND OMP_NUM_THREADS \
-    MALLOC_MMAP_MAX_ MALLOC_TRIM_THRESHOLD_ MALLOC_ARENA_MAX TORCHDYNAMO_DISABLE TOKENIZERS_PARALLELISM HYDRA_FULL_ERROR; do
+  for name in "${FORWARDED[@]}"; do
     [[ -z "${!name+x}" ]] || printf ' %s=%q' "$name" "${!name}"
   done
   for word in "$@"; do printf ' %q' "$word"; done

@@ -117,16 +117,15 @@ rl::ray() {
     return 0
   fi
   OVERRIDES+=("+ray_kwargs.ray_init.address=auto")
-  for name in PYTHONPATH VERL_FILE_LOGGER_PATH TENSORBOARD_DIR WANDB_DIR WANDB_MODE WANDB_ENTITY VERL_PLATFORM \
-    VERL_USE_EXTERNAL_MODULES VERL_ENGINE_DEVICE VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND OMP_NUM_THREADS \
-    MALLOC_MMAP_MAX_ MALLOC_TRIM_THRESHOLD_ MALLOC_ARENA_MAX TORCHDYNAMO_DISABLE; do
+  for name in "${FORWARDED[@]}"; do
     [[ -z "${!name:-}" ]] || OVERRIDES+=("+$env.$name=$(launch::quote "${!name}")")
   done
 }
 
 # What verl and vLLM need where there is no GPU (common/cpu/).
 rl::cpu() {
-  local a=actor_rollout_ref dtype=float32
+  local a=actor_rollout_ref dtype=float32 kv_megabytes=256
+  ((MAX_PROMPT_LENGTH + MAX_RESPONSE_LENGTH <= 512)) || kv_megabytes=1024
   [[ "$CPU_DTYPE" != bfloat16 && ! ("$CPU_DTYPE" == auto && "$BF16_CPU" == true) ]] || dtype=bfloat16
   OVERRIDES+=(
     "trainer.device=cpu"
@@ -151,7 +150,8 @@ rl::cpu() {
     # vLLM warms up with its largest batch: at upstream's 8192 tokens that takes longer than a training step.
     "$a.rollout.max_num_batched_tokens=2048"
     "$a.rollout.max_num_seqs=128"
-    "+$a.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=$((256 * 1024 * 1024))"
+    # VLLM_CPU_KVCACHE_SPACE (GiB) of the environment wins over this.
+    "+$a.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=$((kv_megabytes * 1024 * 1024))"
     "$a.rollout.checkpoint_engine.update_weights_bucket_megabytes=256"
     "$a.rollout.agent.num_workers=1"
     "reward.num_workers=1"

@@ -92,9 +92,8 @@ def other_files(tmp_path: Path) -> Path:
     (tmp_path / "reward.py").write_text(
         "def compute_score(data_source, solution_str, ground_truth, extra_info=None, weight=1.0):\n    return weight\n"
     )
-    from common.cpu.model import ensure_bundled_model
-
-    (tmp_path / "model").symlink_to(ensure_bundled_model())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     return tmp_path
 
 
