@@ -152,7 +152,8 @@ rl::cpu() {
     "$a.rollout.max_num_seqs=128"
     # VLLM_CPU_KVCACHE_SPACE (GiB) of the environment wins over this.
     "+$a.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=$((kv_megabytes * 1024 * 1024))"
-    "$a.rollout.checkpoint_engine.update_weights_bucket_megabytes=256"
+    # One tensor must fit into a bucket: without a GPU there is no other way to send it.
+    "$a.rollout.checkpoint_engine.update_weights_bucket_megabytes=$((EMBEDDING_MB + 16))"
     "$a.rollout.agent.num_workers=1"
     "reward.num_workers=1"
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1"

@@ -8,6 +8,7 @@ printed together, one line each, exit code 2.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -218,8 +219,19 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
         "RESUME_STEP": "" if step is None else str(step),
         "WANDB_MODE_CHOSEN": mode,
         "CORES": str(device.cores()),
+        "EMBEDDING_MB": str(embedding_megabytes(model)),
         "BF16_CPU": "true" if has_fast_bf16() else "false",
     }
+
+
+def embedding_megabytes(model: str) -> int:
+    """Size of the fp32 embedding, the largest tensor of a small model; 1024 where config.json is not at hand."""
+    path = Path(model) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return -(-config["vocab_size"] * config["hidden_size"] * 4 // 2**20)
+    except (OSError, ValueError, KeyError):
+        return 1024
 
 
 def has_fast_bf16() -> bool:
