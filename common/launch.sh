@@ -149,26 +149,20 @@ launch::print_command() {
   printf '\n'
 }
 
-# Prints the Hydra key of an override: ++a.b=1 -> a.b
-launch::key() {
-  local word="${1%%=*}"
-  printf '%s' "${word##*[+~]}"
-}
-
 # Hands over: verl's command as a supervised child, or printed for --dry-run. Does not return.
 # Overrides of ours give way to a key=value of the user for the same key.
 # Arguments: program and its fixed arguments, then --, then our overrides
 launch::hand_over() {
   local command=() key word
-  declare -A given=()
+  declare -A given=() # Hydra keys, as in a.b of ++a.b=1
   while [[ "$1" != -- ]]; do
     command+=("$1")
     shift
   done
   shift
   for word in "${EXTRA[@]}"; do
-    key="$(launch::key "$word")"
-    given["$key"]=1
+    key="${word%%=*}"
+    given["${key##*[+~]}"]=1
   done
   for word in "$@"; do
     key="${word%%=*}"
