@@ -150,10 +150,26 @@ def check_batches(knobs: dict[str, str], train_rows: int) -> list[str]:
         )
     if train_rows < batch:
         problems.append(
-            f"TRAIN_DATA has {train_rows} rows, fewer than TRAIN_BATCH_SIZE={batch}: no step could run; "
-            f"use TRAIN_BATCH_SIZE={train_rows} or less, or more data"
+            f"TRAIN_DATA has {train_rows} rows that fit, fewer than TRAIN_BATCH_SIZE={batch}: no step could run; "
+            f"use TRAIN_BATCH_SIZE={train_rows} or less, more data, or a longer MAX_PROMPT_LENGTH"
         )
     return problems
+
+
+def left_out(knobs: dict[str, str], overlong: dict[str, dict[str, int]]) -> list[str]:
+    """One line per file that loses prompts to MAX_PROMPT_LENGTH.
+
+    Args:
+        overlong: per file ``rows``, ``over_prompt`` and ``longest_prompt`` (tokens), as ``data_utils`` counts them.
+    """
+    names = {"train": "TRAIN_DATA", "val": "VAL_DATA"}
+    return [
+        f"{names.get(name, name)}: {counts['over_prompt']} of {counts['rows']} prompts are longer than "
+        f"MAX_PROMPT_LENGTH={knobs.get('MAX_PROMPT_LENGTH')} tokens and are left out "
+        f"(longest: {counts['longest_prompt']})"
+        for name, counts in overlong.items()
+        if counts and counts["over_prompt"]
+    ]
 
 
 def check_group_size(knobs: dict[str, str]) -> list[str]:

@@ -74,8 +74,11 @@ def prepare_model(knobs: dict[str, str]) -> str:
         raise UserError(str(error)) from None
 
 
-def prepare_data(knobs: dict[str, str], task: str) -> Any:
-    """Training and validation Parquet in verl's schema (see ``common.data_utils.prepare``)."""
+def prepare_data(knobs: dict[str, str], task: str, model: str) -> Any:
+    """Training and validation Parquet in verl's schema (see ``common.data_utils.prepare``).
+
+    Prompts over MAX_PROMPT_LENGTH, which verl leaves out, are counted where *model* is a folder.
+    """
     from common.cpu.model import cache_root
     from common.data_utils import prepare
     from common.data_utils.errors import DataError
@@ -89,6 +92,8 @@ def prepare_data(knobs: dict[str, str], task: str) -> Any:
             cache_root() / "data",
             val=knobs.get("VAL_DATA", ""),
             bad_rows=knobs.get("BAD_ROWS", "error"),
+            tokenizer=model if Path(model).is_dir() else "",
+            max_prompt_length=checks.number(knobs, "MAX_PROMPT_LENGTH", 0) or None,
         )
     except DataError as error:
         raise UserError(f"data: {error}") from None
@@ -96,7 +101,14 @@ def prepare_data(knobs: dict[str, str], task: str) -> Any:
         print(f"note: data: {note}", file=sys.stderr)
     if prepared.rejected:
         print(f"note: data: {prepared.rejected} rows set aside in {prepared.rejected_file}", file=sys.stderr)
+    for line in checks.left_out(knobs, prepared.overlong or {}):
+        print(f"note: {line}", file=sys.stderr)
     return prepared
+
+
+def usable_rows(prepared: Any) -> int:
+    """Training rows that verl keeps: those whose prompt fits."""
+    return prepared.train_rows - ((prepared.overlong or {}).get("train") or {}).get("over_prompt", 0)
 
 
 def versions() -> dict[str, str]:
@@ -144,8 +156,9 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     ranks = checks.number(knobs, "N_GPUS") * checks.number(knobs, "NNODES")
     collector = Collector()
     model = collector.run(prepare_model, knobs) or ""
-    data = collector.run(prepare_data, knobs, task)
-    collector.problems += checks.check_batches(knobs, data.train_rows if data else 10**9)
+    data = collector.run(prepare_data, knobs, task, model)
+    rows = usable_rows(data) if data else 10**9
+    collector.problems += checks.check_batches(knobs, rows)
     collector.problems += checks.check_group_size(knobs) + checks.check_lora(knobs)
     reward_file = ""
     if "REWARD_FUNC_PATH" in knobs:
@@ -168,7 +181,7 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     else:
         collector.run(runs.check_new_name, output, method, name)
     folder = runs.logs_dir(output, method) / name
-    steps = total_steps(knobs, data.train_rows) if data else 0
+    steps = total_steps(knobs, rows) if data else 0
     if step is not None and step >= steps > 0:
         collector.problems.append(
             f"run {name} is already at step {step} of {steps}: raise TOTAL_STEPS or TOTAL_EPOCHS to go on"

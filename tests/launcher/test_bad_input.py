@@ -53,7 +53,7 @@ FLAGS = [
         ["MINI_BATCH_SIZE=3 does not divide TRAIN_BATCH_SIZE=7", "use MINI_BATCH_SIZE=1"],
     ),
     (["--mini_batch_size", "16"], ["MINI_BATCH_SIZE=16 is larger than TRAIN_BATCH_SIZE=8"]),
-    (["--batch_size", "4096"], ["TRAIN_DATA has 480 rows, fewer than TRAIN_BATCH_SIZE=4096"]),
+    (["--batch_size", "4096"], ["TRAIN_DATA has 480 rows that fit, fewer than TRAIN_BATCH_SIZE=4096"]),
     (["--batch_size", "0"], ["TRAIN_BATCH_SIZE=0 must be 1 or more"]),
     (
         ["--use_dynamic_bsz", "false", "--micro_batch_size", "7"],
@@ -113,6 +113,17 @@ def test_row_without_answer_names_the_row(launch: Launcher, tmp_path: Path) -> N
     assert kept.code == 0, kept.err
     assert "1 rows set aside" in kept.err
     assert launch.run_json("q")["data"]["rejected"] == 1
+
+
+def test_prompts_over_the_limit_are_counted_aloud(launch: Launcher, tmp_path: Path) -> None:
+    items = [{"question": f"{n} + 1?" + " please" * (n % 2 * 200), "answer": str(n + 1)} for n in range(20)]
+    data = rows(tmp_path / "d.jsonl", items)
+    done = launch("--train_data", data, "--val_data", data, "--name", "long")
+    assert (
+        "TRAIN_DATA: 10 of 20 prompts are longer than MAX_PROMPT_LENGTH=64 tokens and are left out"
+        in done.err
+    )
+    refused(launch("--train_data", data, "--val_data", data, "--batch_size", "16"), "has 10 rows that fit")
 
 
 def test_truncated_archive(launch: Launcher, tmp_path: Path) -> None:
