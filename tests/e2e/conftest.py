@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-import psutil
 import pytest
 
-from common.launcher import processes
 from common.launcher.summary import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +39,6 @@ class Run:
     output: Path
     code: int = -1
     log: str = ""
-    peak_bytes: int = 0
 
     @property
     def folder(self) -> Path:
@@ -68,17 +64,6 @@ class Run:
     def check(self) -> Run:
         assert self.code == 0, self.log[-6000:]
         return self
-
-
-def proportional_memory(tag: str) -> int:
-    """Bytes of RAM of all processes of a run; shared pages are counted once (PSS)."""
-    total = 0
-    for process in processes.tagged(tag):
-        try:
-            total += process.memory_full_info().pss
-        except (psutil.Error, OSError):
-            continue
-    return total
 
 
 @dataclass
@@ -108,28 +93,14 @@ class Trainer:
     def __call__(self, method: str, name: str, *flags: str, timeout: float = 1200, **env: str) -> Run:
         before = self.log_file.stat().st_size if self.log_file.exists() else 0
         run, process = self.start(method, name, *flags, **env)
-        watcher = threading.Thread(target=self._watch_memory, args=(run, process), daemon=True)
-        watcher.start()
         try:
             run.code = process.wait(timeout=timeout)
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.wait(timeout=60)
-        watcher.join(timeout=10)
         run.log = self.log_file.read_bytes()[before:].decode(errors="replace")
         return run
-
-    @staticmethod
-    def _watch_memory(run: Run, process: subprocess.Popen) -> None:
-        while process.poll() is None:
-            time.sleep(15)  # reading the page tables of a large process stops it for a while
-            try:
-                tag = run.record["attempts"][-1].get("tag")
-            except (OSError, ValueError, LookupError):
-                continue
-            if tag:
-                run.peak_bytes = max(run.peak_bytes, proportional_memory(tag))
 
 
 @pytest.fixture(scope="module")
