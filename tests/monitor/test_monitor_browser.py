@@ -237,10 +237,16 @@ def test_a_real_cpu_run_is_followed_from_first_to_last_step(tmp_path: Path, brow
     """grpo/train.sh on CPU, watched live in the page until it has finished."""
     with panel(tmp_path / "outputs" / "logs") as address:
         tab = Tab(browser, address)
-        run = subprocess.Popen(
-            ["bash", str(ROOT / "grpo" / "train.sh"), "--smoke", "--output_dir", str(tmp_path / "outputs"), "--experiment_name", "live"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "DEVICE": "cpu"},
-        )  # fmt: skip
+        log = tmp_path / "train.log"  # a pipe that nobody reads would fill up and stop the run
+        flags = ("--smoke", "--output_dir", str(tmp_path / "outputs"), "--experiment_name", "live")
+        with log.open("wb") as file:
+            run = subprocess.Popen(
+                ["bash", str(ROOT / "grpo" / "train.sh"), *flags],
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "DEVICE": "cpu"},
+            )
         try:
             seen: list[int] = []
             states: list[str] = []
@@ -257,9 +263,11 @@ def test_a_real_cpu_run_is_followed_from_first_to_last_step(tmp_path: Path, brow
                     if entry["state"] in ("finished", "failed"):
                         break
                 tab.page.wait_for_timeout(500)
-            output = run.communicate(timeout=120)[0]
+            run.wait(timeout=120)
         finally:
-            run.kill()
+            run.terminate()
+            run.wait(timeout=60)
+        output = log.read_text(errors="replace")
         assert run.returncode == 0, output[-3000:]
         assert states[-1] == "finished", (states, output[-2000:])
         assert "running" in states
