@@ -47,7 +47,6 @@ launch::assign() {
       @extra) EXTRA+=("${item#*=}") ;;
       @mode) MODES+=("${item#*=}") ;;
       @help) printf '%s\n' "${item#*=}" ;;
-      @origin) ;;
       *) printf -v "$name" '%s' "${item#*=}" ;;
     esac
   done

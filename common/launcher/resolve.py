@@ -5,7 +5,7 @@ Precedence, lowest first: config block < (a resumed run's own values) < environm
 nobody chose one.
 
 Called by ``common/launch.sh``; answers with NUL-separated ``NAME=VALUE`` items, ``@extra=key=value`` for
-verl's overrides, ``@mode=...`` for control flags and ``@origin=NAME=...`` for where a value came from, ``@help=...``.
+verl's overrides, ``@mode=...`` for control flags and ``@help=...`` for the text of ``--help``.
 
 Standard library only: it runs before the environment is made.
 """
@@ -299,7 +299,6 @@ def main() -> None:
     items = [f"{name}={value}" for name, value in result.values.items()]
     items += [f"@extra={word}" for word in result.extra]
     items += [f"@mode={mode}" for mode in sorted(result.modes)]
-    items += [f"@origin={name}={where}" for name, where in result.origin.items()]
     if "HELP" in result.modes:
         items.append(f"@help={help_text(own.script, knobs)}")
     sys.stdout.buffer.write(b"".join(os.fsencode(item) + b"\0" for item in items))
