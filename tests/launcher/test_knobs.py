@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.cpu.model import ensure_bundled_model
 from common.launcher.block import read_block
 
 from .conftest import ROOT, Launcher, composed
@@ -92,8 +93,8 @@ def other_files(tmp_path: Path) -> Path:
     (tmp_path / "reward.py").write_text(
         "def compute_score(data_source, solution_str, ground_truth, extra_info=None, weight=1.0):\n    return weight\n"
     )
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    small = ensure_bundled_model()
+    shutil.copytree(small, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     return tmp_path
 
 
