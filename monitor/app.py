@@ -230,7 +230,11 @@ def launch(args: argparse.Namespace) -> int:
 
         def behind() -> None:
             # The door already shows the runs, so they come first; with a login only Gradio can show them.
-            (collector.first_ready if auth else collector.complete).wait(timeout=15.0)
+            if auth:
+                collector.first_ready.wait(timeout=15.0)
+            else:
+                collector.complete.wait(timeout=15.0)
+                front.wait_until_quiet()
             try:
                 app, blocks = gradio_app(api, assets, auth, root_path)
                 asyncio.run_coroutine_threadsafe(front.open(app), loop).result()

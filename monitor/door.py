@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import hashlib
 import html
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,16 @@ class Assets:
 
 
 def head_tags(prefix: str, assets: Assets) -> str:
-    """The tags that load the page's files; ``prefix`` is the root path behind a proxy."""
-    base, version = f"{prefix}/panel", assets.version
+    """The tags that load the page's files; ``prefix`` is the root path behind a proxy.
+
+    The version stands in the path, so that the scripts' imports of each other carry it: browsers keep the files.
+    """
+    base = f"{prefix}/panel/{assets.version}"
     return (
-        f'<link rel="preload" as="style" href="{base}/panel.css?{version}">'
-        f'<script defer src="{base}/plotly.min.js?{version}"></script>'
-        f'<script type="module" src="{base}/panel.js?{version}"></script>'
+        f'<link rel="preload" as="style" href="{base}/panel.css">'
+        # Fetched now, run by panel.js once the first data are asked for: running it takes most of a second.
+        f'<link rel="preload" as="script" href="{base}/plotly.min.js">'
+        f'<script type="module" src="{base}/panel.js"></script>'
         + "".join(f'<link rel="modulepreload" href="{base}/{name}">' for name in assets.modules())
     )
 
@@ -93,7 +98,14 @@ class Door:
         self.allowed_hosts = allowed_hosts
         self.inner: AsgiApp | None = None
         self.failure = ""
+        self.called_at = 0.0  # time.monotonic() of the last call of a function
         self._exit: Any = None
+
+    def wait_until_quiet(self, seconds: float = 1.0, longest: float = 5.0) -> None:
+        """Wait (in a thread) until no page has called for a while: the first chart of a page goes first."""
+        end = time.monotonic() + longest
+        while (now := time.monotonic()) < end and now - self.called_at < seconds:
+            time.sleep(seconds - (now - self.called_at))
 
     async def open(self, app: Any) -> None:
         """Run the start of ``app``'s lifespan and let requests through to it."""
@@ -168,11 +180,14 @@ class Door:
         packed = (
             "gzip" in headers.get("accept-encoding", "") and _host(headers.get("host", "")) not in _LOOPBACK
         )
-        found = await asyncio.to_thread(self.assets.get, name, packed)
+        version, _, plain = name.rpartition("/")
+        known = version in ("", self.assets.version)
+        found = await asyncio.to_thread(self.assets.get, plain, packed) if known else None
         if found is None:
             await _reply(send, 404, b"no such file\n")
             return
-        extra = [(b"cache-control", b"public, max-age=31536000, immutable")]
+        keep = b"public, max-age=31536000, immutable" if version else b"no-cache"
+        extra = [(b"cache-control", keep)]
         if packed:
             extra.append((b"content-encoding", b"gzip"))
         await _reply(send, 200, found[0], found[1].encode(), extra)
@@ -205,6 +220,7 @@ class Door:
         except orjson.JSONDecodeError:
             await _reply(send, 400, b"not JSON\n")
             return
+        self.called_at = time.monotonic()
         reply = await asyncio.to_thread(function, request)
         await _reply(send, 200, orjson.dumps(reply), b"application/json")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import queue
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 1:
         print("usage: python -m monitor.indexer CACHE_FOLDER", file=sys.stderr)
         return 2
+    os.nice(5)  # the browser that shows the first chart, and any training on this host, go first
     gc.disable()  # parsed rows are freed by reference count; collecting costs a third of the time
     cache = Path(argv[0])
     for line in sys.stdin:

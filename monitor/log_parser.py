@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
@@ -100,6 +101,13 @@ def _to_float32(values: Iterable[float], count: int) -> Float32:
 
 
 def _columns(datas: list[dict[str, Any]]) -> dict[str, tuple[Int32 | None, Float32]]:
+    if len(set(map(len, datas))) == 1 and datas[0]:
+        # Equally long rows that all have the first one's keys have the same keys: no look at each row.
+        keys = tuple(datas[0])
+        with suppress(KeyError):
+            table = _table(datas, keys)
+            if table is not None:
+                return {key: (None, table[position]) for position, key in enumerate(keys)}
     groups: dict[tuple[str, ...], list[int]] = {}
     for row, data in enumerate(datas):
         groups.setdefault(tuple(data), []).append(row)
@@ -110,8 +118,7 @@ def _columns(datas: list[dict[str, Any]]) -> dict[str, tuple[Int32 | None, Float
         count = len(rows)
         chosen: list[dict[str, Any]] = datas if count == len(datas) else [datas[row] for row in rows]
         index = np.array(rows, dtype=np.int32)
-        table = _table(chosen, keys)
-        if table is not None:
+        if (table := _table(chosen, keys)) is not None:
             for position, key in enumerate(keys):
                 parts.setdefault(key, []).append((index, table[position]))
             continue
@@ -150,6 +157,22 @@ def _joined(pieces: list[tuple[Int32, Float32]], total: int) -> tuple[Int32 | No
     return (None if len(rows) == total else rows), values
 
 
+def _plain_batch(records: list[Any]) -> Batch | None:
+    """All records in bulk, since a loop costs a third of the parsing; None when one is not as verl writes it."""
+    if set(map(type, records)) != {dict}:
+        return None
+    try:
+        steps = [record["step"] for record in records]
+        datas = [record["data"] for record in records]
+    except KeyError:
+        return None
+    if set(map(type, steps)) != {int} or set(map(type, datas)) != {dict}:
+        return None
+    if min(steps) < 0 or max(steps) >= _MAX_STEP:
+        return None
+    return Batch(np.array(steps, dtype=np.int64), _columns(datas))
+
+
 def parse_jsonl(data: bytes) -> Batch:
     """Parse complete lines of verl's file logger. A bad line is counted, never fatal."""
     built = _Builder()
@@ -168,6 +191,8 @@ def parse_jsonl(data: bytes) -> Batch:
                 lines.append(line)
             except orjson.JSONDecodeError:
                 built.bad(line, "not JSON")
+    if lines is None and (plain := _plain_batch(records)) is not None:
+        return plain
     for position, record in enumerate(records):
         try:
             step, row = record["step"], record["data"]

@@ -29,7 +29,7 @@ def read_metrics(folder: Path, record: dict[str, Any]) -> list[tuple[int, dict[s
     return sorted(steps.items())
 
 
-def _validation_key(metrics: list[tuple[int, dict[str, float]]]) -> str | None:
+def validation_key(metrics: list[tuple[int, dict[str, float]]]) -> str | None:
     keys = sorted({key for _, values in metrics for key in values if key.startswith(("val-core/", "val/"))})
     return keys[0] if keys else None
 
@@ -47,7 +47,7 @@ def lines_of(folder: Path, record: dict[str, Any]) -> list[str]:
         first = sum(values.get(key, 0.0) for _, values in trained[:width]) / width
         final = sum(values.get(key, 0.0) for _, values in trained[-width:]) / width
         lines.append(f"training {key} {first:.3f} (first {width} steps) -> {final:.3f} (last {width})")
-    validation = _validation_key(metrics)
+    validation = validation_key(metrics)
     if validation:
         points = [
             (step, values[validation]) for step, values in metrics if values.get(validation) is not None

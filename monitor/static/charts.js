@@ -1,88 +1,12 @@
 // Curves: one Plotly chart per metric, fed with increments; a zoom is never touched by new data.
-import { clear, el, floats, number, save, store, stored } from "./util.js";
+import { clear, el, number, save, store, stored } from "./util.js";
 import { t } from "./strings.js";
+import { figure } from "./figure.js";
+import { Line } from "./line.js";
 
 const MAX_PER_SECTION = 60;
 // A change of less than half a pixel is not drawn at once, but at the latest after this time.
 const STALE_MS = 10000;
-
-class Line {
-  constructor() {
-    this.x = new Float64Array(0);
-    this.y = new Float32Array(0);
-    this.sx = this.sy = null;
-    this.broken = [];
-    this.marks = [];
-    this.branches = [];
-    this.key = "";
-    this.none = "";
-  }
-
-  take(update, scale) {
-    this.key = update.key;
-    this.none = update.none ?? "";
-    if (this.none) {
-      this.x = new Float64Array(0);
-      this.y = new Float32Array(0);
-      this.sx = this.sy = null;
-      return null;
-    }
-    const from = update.at === null ? null : (update.at + update.x0) * scale;
-    const before = from === null || update.broken ? null : this.tail(from);
-    [this.x, this.y] = merged(this.x, this.y, from, update.x, update.y, update.x0, scale);
-    if (update.sx) {
-      const old = from === null || !this.sx ? [new Float64Array(0), new Float32Array(0)] : [this.sx, this.sy];
-      [this.sx, this.sy] = merged(...old, from, update.sx, update.sy, update.x0, scale);
-    } else {
-      this.sx = this.sy = null;
-    }
-    if (from === null) {
-      this.marks = update.marks.map((x) => x * scale);
-      this.branches = update.branches.map((b) => [scaled(floats(b.x), 0, scale), floats(b.y)]);
-      this.broken = [];
-    } else {
-      this.broken = this.broken.filter(([x]) => x < from);
-    }
-    for (const [x, kind] of update.broken ?? []) this.broken.push([x * scale, kind]);
-    return { before, after: before && this.tail(from) };
-  }
-
-  // What the part from x on looks like: its last x, its lowest and highest y.
-  tail(from) {
-    let low = Infinity, high = -Infinity, i = this.x.length;
-    while (i > 0 && this.x[i - 1] >= from) {
-      i--;
-      if (this.y[i] < low) low = this.y[i];
-      if (this.y[i] > high) high = this.y[i];
-    }
-    return [this.x.at(-1), low, high];
-  }
-}
-
-function scaled(values, origin, scale) {
-  const out = new Float64Array(values.length);
-  for (let i = 0; i < values.length; i++) out[i] = (values[i] + origin) * scale;
-  return out;
-}
-
-function merged(x, y, from, x64, y64, origin, scale) {
-  const newX = scaled(floats(x64), origin, scale);
-  const newY = floats(y64);
-  if (from === null) return [newX, newY];
-  let low = 0, high = x.length;
-  while (low < high) {
-    const mid = (low + high) >> 1;
-    if (x[mid] < from) low = mid + 1;
-    else high = mid;
-  }
-  const outX = new Float64Array(low + newX.length);
-  const outY = new Float32Array(low + newY.length);
-  outX.set(x.subarray(0, low));
-  outX.set(newX, low);
-  outY.set(y.subarray(0, low));
-  outY.set(newY, low);
-  return [outX, outY];
-}
 
 export class Charts {
   // app: {state, boot, colour(run), title(run), changed(), server, openSamples(run, step), entry(run)}
@@ -312,57 +236,9 @@ export class Charts {
     card.drawnAt = performance.now();
     const { app } = this;
     const { state } = app;
-    const style = getComputedStyle(app.root);
-    const ink = style.getPropertyValue("--vt-ink-2").trim();
-    const rule = style.getPropertyValue("--vt-grid").trim();
-    const bad = style.getPropertyValue("--vt-bad").trim();
-    const traces = [];
-    const shapes = [];
-    const missing = [];
-    for (const run of state.runs) {
-      const line = card.lines.get(run);
-      if (!line) continue;
-      const colour = app.colour(run);
-      const name = app.title(run);
-      if (line.none) {
-        missing.push(`${name}: ${t(`no_axis_${line.none}`)}`);
-        continue;
-      }
-      const smooth = line.sx && state.smoothing > 0;
-      for (const [x, y] of line.branches) {
-        traces.push({ x, y, mode: "lines", line: { color: colour, width: 1, dash: "dot" }, opacity: 0.55, hoverinfo: "skip", showlegend: false });
-      }
-      const few = line.x.length <= 40;
-      traces.push({
-        x: line.x, y: line.y, name, mode: few && !smooth ? "lines+markers" : "lines", marker: { size: 4, color: colour },
-        line: { color: colour, width: smooth ? 1 : 1.6 }, opacity: smooth ? 0.28 : 1, meta: run,
-        hoverinfo: smooth ? "skip" : undefined, hovertemplate: smooth ? undefined : "%{y:.5~g}",
-      });
-      if (smooth) {
-        traces.push({ x: line.sx, y: line.sy, name, mode: few ? "lines+markers" : "lines", marker: { size: 4, color: colour }, line: { color: colour, width: 2 }, meta: run, hovertemplate: "%{y:.5~g}" });
-      }
-      for (const x of line.marks) {
-        shapes.push({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colour, width: 1, dash: "dash" }, opacity: 0.6 });
-      }
-      for (const [x] of line.broken.slice(-200)) {
-        shapes.push({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 0.08, line: { color: bad, width: 2 } });
-      }
-      if (line.broken.length) missing.push(`${name}: ${line.broken.at(-1)[1]} ×${line.broken.length} (${t("not_finite")})`);
-    }
-    const mark = state.mark && state.mark.metric === card.name ? state.mark.x : null;
-    if (mark !== null && state.axis === "step") {
-      shapes.push({ type: "line", x0: mark, x1: mark, yref: "paper", y0: 0, y1: 1, line: { color: bad, width: 1.5, dash: "dot" } });
-    }
+    const { traces, layout, missing } = figure(card, app);
     card.readout.textContent = card.readout.title = missing.join(" · ");
     card.node.classList.toggle("vt-nodata", !traces.length);
-    const layout = {
-      uirevision: `${state.axis}|${card.name}|${card.zoomEpoch ?? 0}`, margin: { l: 54, r: 10, t: 6, b: 30 }, height: card.node.classList.contains("vt-wide") ? 380 : 230,
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "x unified",
-      hoverlabel: { font: { size: 11 }, bgcolor: style.getPropertyValue("--vt-card").trim(), bordercolor: rule },
-      font: { size: 11, color: ink, family: "inherit" }, shapes,
-      xaxis: { gridcolor: rule, zeroline: false, linecolor: rule, exponentformat: "SI", nticks: 6, tickfont: { size: 10 } },
-      yaxis: { gridcolor: rule, zeroline: false, linecolor: rule, type: state.log.includes(card.name) ? "log" : "linear", exponentformat: "SI", nticks: 6, tickfont: { size: 10 } },
-    };
     const zoom = state.zoom[card.name];
     if (zoom && !card.drawn) {
       layout.xaxis.range = zoom.slice();

@@ -18,7 +18,7 @@ export class RunsTab {
     const { app } = this;
     if (app.state.tab !== "runs") return;
     const head = [t("run"), t("method"), t("model"), t("state"), t("step"), "ETA", t("validation"), t("best"), t("attempts"), t("source"), t("written")];
-    const rows = app.filtered().slice(0, 300).map((entry) => el("tr", {},
+    const rows = app.list.filtered().slice(0, 300).map((entry) => el("tr", {},
       el("td", {}, el("i", { class: "vt-dot", style: { background: app.state.runs.includes(entry.id) ? app.colour(entry.id) : "transparent" } }), el("b", { title: entry.id }, app.title(entry.id))),
       el("td", {}, entry.method.toUpperCase()), el("td", {}, entry.model), el("td", { title: entry.why }, el("span", { class: `vt-pill vt-s-${entry.state}` }, entry.state === "samples" ? t("state_samples") : t(entry.state)),
         entry.why && el("div", { class: "vt-meta" }, entry.why)),

@@ -70,7 +70,7 @@ export class Samples {
 
   show() {
     const { app } = this;
-    const withSamples = app.sorted().filter((e) => e.rollouts || e.validations || e.results);
+    const withSamples = app.list.sorted().filter((e) => e.rollouts || e.validations || e.results);
     const sample = app.state.sample;
     if (!sample.run || !app.runs.has(sample.run)) {
       const selected = withSamples.find((entry) => app.state.runs.includes(entry.id));
