@@ -24,7 +24,6 @@ from common.cpu.model import ensure_bundled_model
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW_TARGET, TRL_TARGET = 0.8, 0.5
-TRL_PACKAGES = ["trl==1.16.0", "torch==2.11.0", "transformers==5.9.0"]
 
 # What upstream's examples set and our CPU defaults change.
 UPSTREAM = {
@@ -108,9 +107,9 @@ def raw_verl(output: Path, steps: int) -> list[float]:
 
 def trl(steps: int) -> list[float]:
     """Step times of TRL's GRPOTrainer in fp32, in an environment of its own."""
-    from benchmarks.peers import peer_python
+    from benchmarks.peers import trl_python
 
-    python = peer_python("trl-1.16.0", TRL_PACKAGES)
+    python = trl_python()
     script, data = ROOT / "benchmarks/trl_grpo.py", ROOT / "grpo/data/train.jsonl"
     done = subprocess.run(
         [str(python), str(script), str(ensure_bundled_model()), str(data), str(steps)],

@@ -8,6 +8,13 @@ from pathlib import Path
 
 from common.cpu.model import cache_root
 
+TRL_PACKAGES = ["trl==1.16.0", "torch==2.11.0", "transformers==5.9.0"]
+
+
+def trl_python() -> Path:
+    """Python of the environment that holds the newest TRL."""
+    return peer_python("trl-1.16.0", TRL_PACKAGES)
+
 
 def peer_python(name: str, packages: list[str]) -> Path:
     """Python of a virtual environment that holds *packages* and nothing of ours; made once, then reused."""

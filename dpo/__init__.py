@@ -1,0 +1,1 @@
+"""Offline preference optimisation (DPO and its relatives) on verl's training engine."""
