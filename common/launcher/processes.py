@@ -15,29 +15,30 @@ import psutil
 TAG = "VERL_TRAINING_RUN"
 
 
-def tagged(tag: str) -> list[psutil.Process]:
-    """Processes of this user that carry *tag*, this one and its ancestors excluded."""
+def tagged(tag: str, variable: str = TAG) -> list[psutil.Process]:
+    """Processes of this user that carry *tag* in *variable*, this one and its ancestors excluded."""
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid not in own and process.environ().get(TAG) == tag:
+            if process.pid not in own and process.environ().get(variable) == tag:
                 found.append(process)
         except (psutil.Error, OSError):
             continue
     return found
 
 
-def end_tagged(tag: str, grace: float = 5.0) -> int:
+def end_tagged(tag: str, grace: float = 5.0, variable: str = TAG) -> int:
     """Terminate, then kill, what carries *tag*; returns how many there were.
 
     Args:
         grace: seconds between SIGTERM and SIGKILL.
+        variable: environment variable that holds the tag.
     """
     ended: set[int] = set()
     # Ray restarts workers while it goes down, so look again until nothing is left.
     for _ in range(5):
-        alive = [p for p in tagged(tag) if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        alive = [p for p in tagged(tag, variable) if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         if not alive:
             break
         ended |= {p.pid for p in alive}
