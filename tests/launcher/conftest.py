@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE_PYTHON = """#!{python}
 import json, os, subprocess, sys
 args = sys.argv[1:]
-if args[:2] in (["-m", "verl.trainer.main_ppo"], ["-m", "verl.trainer.sft_trainer"]):
+if args[:2] in (["-m", "verl.trainer.main_ppo"], ["-m", "torch.distributed.run"]):
     names = ("PYTHONPATH", "VERL_PLATFORM", "VERL_FILE_LOGGER_PATH", "WANDB_MODE", "VERL_TRAINING_RUN")
     with open(os.environ["FAKE_RECORD"], "w") as file:
         json.dump({{"argv": args, "env": {{n: os.environ.get(n) for n in names}}, "cwd": os.getcwd()}}, file)
