@@ -70,9 +70,9 @@ def head_tags(prefix: str, assets: Assets) -> str:
     base = f"{prefix}/panel/{assets.version}"
     return (
         f'<link rel="preload" as="style" href="{base}/panel.css">'
-        # Fetched now, run by panel.js once the first data are asked for: running it takes most of a second.
-        f'<link rel="preload" as="script" href="{base}/plotly.min.js">'
         f'<script type="module" src="{base}/panel.js"></script>'
+        # async: deferred scripts run in order, and the panel's first calls need not wait for Plotly.
+        f'<script async src="{base}/plotly.min.js"></script>'
         + "".join(f'<link rel="modulepreload" href="{base}/{name}">' for name in assets.modules())
     )
 

@@ -151,6 +151,12 @@ def _no_new_best(rule: Rule, values: Float64) -> _Hit | None:
     )
 
 
+def _above_best(rule: Rule, values: Float64) -> _Hit | None:
+    smooth = rolling_mean(values, rule.window)
+    at = _ongoing(smooth > (1.0 + rule.value) * np.minimum.accumulate(smooth), rule.hold)
+    return None if at is None else _Hit(at, float(smooth[-1]))
+
+
 def _constant(rule: Rule, values: Float64) -> _Hit | None:
     if len(values) < rule.hold:
         return None
@@ -177,6 +183,7 @@ TESTS: dict[str, Callable[[Rule, Float64], _Hit | None]] = {
     "slower": _slower,  # the average is a share of value or more under its usual level
     "rising": _rising,  # the average is value above its first window
     "no_new_best": _no_new_best,  # no average above the best so far (by value of the spread) for hold points
+    "above_best": _above_best,  # the average is a share of value or more above its lowest so far
     "constant": _constant,  # within value of the newest for hold points
     "spikes": _spikes,  # hold or more points over value times the median, among the last window
     "not_finite": lambda rule, values: None,  # NaN or inf anywhere; handled before the others

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from monitor.log_parser import Float32, Int64
-from monitor.run import Run, Series
+from monitor.run import Run
 from monitor.series import Ema, Float64, bucket_width, reduce_min_max
+from monitor.stitch import Series
 
 MAX_SESSIONS = 64
 MAX_CHARTS = 200

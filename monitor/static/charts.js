@@ -220,10 +220,15 @@ export class Charts {
     const begin = performance.now();
     let drew = 0;
     for (const card of this.dirty) {
+      this.dirty.delete(card);
       this.draw(card);
       drew++;
+      if (!this.shown && card.drawn) {
+        this.shown = true;
+        setTimeout(() => this.flush()); // let the first chart be seen before the others are drawn
+        break;
+      }
     }
-    this.dirty.clear();
     if (drew) {
       this.times.push({ charts: drew, ms: performance.now() - begin });
       if (this.times.length > 500) this.times.shift();

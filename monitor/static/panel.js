@@ -23,7 +23,6 @@ class App {
     this.fresh = true;
     this.busy = false;
     this.stats = { polls: 0, ms: [] };
-    this.asked = new Promise((resolve) => (this.askedFirst = resolve)); // the first curves are on their way
     setLanguage(new URLSearchParams(location.search).get("lang") ?? stored("lang", null) ?? lang);
   }
 
@@ -107,7 +106,6 @@ class App {
     if (this.viewDirty || this.fresh) {
       const { runs, smoothing, axis } = this.state;
       const charts = this.state.tab === "curves" ? this.charts.wanted() : [];
-      if (charts.length || this.state.tab !== "curves") this.askedFirst();
       request.view = { runs, smoothing, axis, charts, fresh: this.fresh };
       this.viewDirty = false;
     }
@@ -303,11 +301,11 @@ function fetchServer(base) {
   } });
 }
 
-// The file was preloaded with the page; running it blocks the page for most of a second.
-function loadPlotly() {
-  return new Promise((resolve) => {
-    document.head.append(el("script", { src: new URL("plotly.min.js", import.meta.url).href, onload: resolve }));
-  });
+// Reading and running Plotly takes most of a second, so nothing waits for it but the drawing itself.
+function plotlyReady() {
+  if (window.Plotly) return null;
+  const script = document.querySelector('script[src$="/plotly.min.js"]');
+  return new Promise((resolve) => script.addEventListener("load", resolve));
 }
 
 async function mount(root, server, lang) {
@@ -322,9 +320,8 @@ async function mount(root, server, lang) {
   const app = new App(page, server, lang);
   window.vtPanel.app = app;
   await styled;
-  const started = app.start();
-  await Promise.race([app.asked, started]);
-  if (!window.Plotly) await loadPlotly();
+  const started = app.start(); // asks for the data while Plotly is still being read
+  await plotlyReady();
   // Plotly puts its own rules into the document's head, which a shadow root does not see.
   const rules = [...document.styleSheets].filter((sheet) => sheet.ownerNode?.id?.startsWith("plotly.js-style")).flatMap((sheet) => [...sheet.cssRules]);
   shadow.append(el("style", {}, rules.map((rule) => rule.cssText).join("\n")));

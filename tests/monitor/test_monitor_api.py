@@ -150,8 +150,8 @@ def test_axes(tmp_path: Path, loaded: Load) -> None:
     token_x = Page(api, ["r"], ["actor/pg_loss"], axis="tokens").lines["actor/pg_loss", "r"]
     assert [x for x, _ in token_x] == [1000, 2000, 3000, 4000]
     write(tmp_path / "s" / "metrics-1.jsonl", jsonl([(1, {"train/loss": 1.0})]))
-    page = Page(loaded(tmp_path), ["s"], ["policy_loss"], axis="tokens")
-    assert page.last["lines"] == [{"chart": "policy_loss", "run": "s", "key": "train/loss", "none": "tokens"}]
+    page = Page(loaded(tmp_path), ["s"], ["train_loss"], axis="tokens")
+    assert page.last["lines"] == [{"chart": "train_loss", "run": "s", "key": "train/loss", "none": "tokens"}]
 
 
 def test_million_step_runs_keep_their_steps_apart(tmp_path: Path, loaded: Load) -> None:
@@ -165,7 +165,12 @@ def test_million_step_runs_keep_their_steps_apart(tmp_path: Path, loaded: Load) 
     ("plain", "data", "key"),
     [
         ("policy_loss", {"actor/pg_loss": 1.0, "actor/loss": 2.0}, "actor/pg_loss"),
-        ("policy_loss", {"train/loss": 1.0}, "train/loss"),
+        ("train_loss", {"train/loss": 1.0}, "train/loss"),
+        ("policy_loss", {"train/loss": 1.0}, None),
+        ("learning_rate", {"train/lr": 1.0}, "train/lr"),
+        ("grad_norm", {"train/grad_norm": 1.0}, "train/grad_norm"),
+        ("preference_accuracy", {"train/rewards/accuracies": 1.0}, "train/rewards/accuracies"),
+        ("validation", {"val/loss": 1.0, "val/rewards/accuracies": 0.5}, "val/rewards/accuracies"),
         ("value_loss", {"critic/vf_loss": 1.0}, "critic/vf_loss"),
         ("kl_loss", {"actor/kl_loss": 1.0}, "actor/kl_loss"),
         ("kl_divergence", {"actor/ppo_kl": 1.0, "actor/reward_kl_penalty": 1.0}, "actor/reward_kl_penalty"),

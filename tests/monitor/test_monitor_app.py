@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -163,9 +164,17 @@ def test_page_door_and_gradio_serve_the_same_and_nothing_else(tmp_path: Path) ->
     with panel(logs) as address:
         status, page = fetch(address + "/")
         assert status == 200
-        assert b"/panel/panel.js" in page
-        for name in ("panel.js", "panel.css", "plotly.min.js", "charts.js"):
-            assert fetch(f"{address}/panel/{name}")[0] == 200
+        assets = set(re.findall(r"/panel/\w+/[\w.]+", page.decode()))
+        assert {name.rsplit("/", 1)[1] for name in assets} >= {
+            "panel.js",
+            "panel.css",
+            "plotly.min.js",
+            "charts.js",
+        }
+        assert len({name.rsplit("/", 1)[0] for name in assets}) == 1  # the version: an update brings all anew
+        for name in assets:
+            assert fetch(address + name)[0] == 200
+        assert fetch(f"{address}/panel/000000000000/panel.js")[0] == 404
         poll = {"session": "s", "view": {"runs": ["r"], "charts": [{"id": "a", "metric": "actor/pg_loss"}]}}
         early = json.loads(fetch(address + "/panel/api/poll", poll)[1])
         through = json.loads(component_call(address, "poll", {**poll, "session": "t"})[1])
@@ -222,7 +231,8 @@ def test_missing_folder_is_shown_and_then_filled(tmp_path: Path) -> None:
                 break
             time.sleep(0.3)
         assert [entry["id"] for entry in reply["list"]["runs"]] == ["r"]
-        assert b"/mon/panel/panel.css" in fetch(address + "/mon/")[1]
+        style = re.search(rb"/mon/panel/\w+/panel.css", fetch(address + "/mon/")[1])
+        assert style is not None and fetch(address + style.group().decode())[0] == 200
 
 
 @pytest.mark.slow

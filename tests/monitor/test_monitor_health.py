@@ -32,6 +32,8 @@ WELL = {
     "perf/throughput": noise(1000, 20), "samples/reward_std": np.full(STEPS, 0.4),
     "samples/zero_advantage_share": np.full(STEPS, 0.3), "samples/reward_error_share": np.zeros(STEPS),
     "samples/duplicate_share": np.full(STEPS, 0.05), "actor/pg_loss": noise(0, 0.01),
+    "val/loss": ramp(2.0, 1.0) + noise(0, 0.005), "train/rewards/accuracies": ramp(0.5, 0.9) + 0.05,
+    "train/rewards/chosen": ramp(0, 0.5), "critic/vf_explained_var": ramp(-0.2, 0.8),
 }  # fmt: skip
 ILL = [
     ("not_finite", "actor/pg_loss", with_value(noise(0, 0.01), 77, np.nan), 78),
@@ -47,6 +49,10 @@ ILL = [
     ("zero_advantage_high", "samples/zero_advantage_share", np.full(STEPS, 0.95), 1),
     ("length_limit", "response_length/clip_ratio", np.where(np.arange(STEPS) < 200, 0.0, 0.5), 202),
     ("gradient_spikes", "actor/grad_norm", with_value(np.abs(noise(1, 0.1)), 250, 50.0), 251),
+    ("validation_loss_rising", "val/loss", np.where(np.arange(STEPS) < 300, 1.0, 1.2), 301),
+    ("preference_wrong", "train/rewards/accuracies", np.where(np.arange(STEPS) < 200, 0.8, 0.3), 213),
+    ("chosen_falling", "train/rewards/chosen", np.where(np.arange(STEPS) < 200, 0.0, -3.0), 208),
+    ("critic_blind", "critic/vf_explained_var", np.where(np.arange(STEPS) < 200, 0.5, -0.5), 206),
     ("throughput_drop", "perf/throughput", np.where(np.arange(STEPS) < 300, 1000.0, 500.0), 307),
     ("reward_errors", "samples/reward_error_share", np.where(np.arange(STEPS) < 300, 0.0, 0.1), 301),
     ("duplicates", "samples/duplicate_share", np.where(np.arange(STEPS) < 300, 0.0, 0.9), 302),
