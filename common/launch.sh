@@ -37,6 +37,12 @@ launch::bool() {
   if [[ "$1" == true ]]; then echo True; else echo False; fi
 }
 
+# Sets a knob that the user left at auto.
+# Arguments: the knob's name, the method's value
+launch::default() {
+  [[ "${!1}" != auto ]] || printf -v "$1" '%s' "$2"
+}
+
 # Reads NUL-separated NAME=VALUE items and assigns them; @extra items go to EXTRA, @mode to MODES.
 # Globals: the names read (set), EXTRA, MODES (appended to)
 launch::assign() {
@@ -82,6 +88,9 @@ launch::begin() {
   source "$ROOT/common/env.sh"
   EXTRA=()
   MODES=()
+  # A method's own program that runs verl's command, with its arguments; see gspo/self_play.sh.
+  # shellcheck disable=SC2034
+  RUNNER=()
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
   answer="$(mktemp)"
   # shellcheck disable=SC2064

@@ -1,27 +1,21 @@
 # shellcheck shell=bash
 # What each ALGORITHM sets; sources in README.md. Sourcing it defines functions and nothing more.
 
-# Sets a knob that the user left at auto.
-# Arguments: the knob's name, the algorithm's value
-grpo::default() {
-  [[ "${!1}" != auto ]] || printf -v "$1" '%s' "$2"
-}
-
 # Sets ALGORITHM_KEYS, verl's keys for $ALGORITHM, from the algorithm's own values and the user's.
 # Globals: ALGORITHM and the knobs it fills (read, set), ALGORITHM_KEYS (set)
 grpo::algorithm() {
   local estimator=grpo loss=vanilla keys=() a=actor_rollout_ref.actor
   case "$ALGORITHM" in
     grpo)
-      grpo::default USE_KL_LOSS true
+      launch::default USE_KL_LOSS true
       ;;
     dr_grpo)
-      grpo::default NORM_ADV_BY_STD false
-      grpo::default LOSS_AGG_MODE seq-mean-token-sum-norm
+      launch::default NORM_ADV_BY_STD false
+      launch::default LOSS_AGG_MODE seq-mean-token-sum-norm
       keys+=("$a.loss_scale_factor=$MAX_RESPONSE_LENGTH")
       ;;
     dapo)
-      grpo::default CLIP_RATIO_HIGH 0.28
+      launch::default CLIP_RATIO_HIGH 0.28
       keys+=(
         "algorithm.filter_groups.enable=True"
         "algorithm.filter_groups.metric=reward"
@@ -39,7 +33,7 @@ grpo::algorithm() {
       ;;
     reinforce_plus_plus | reinforce_plus_plus_baseline)
       estimator="$ALGORITHM"
-      grpo::default USE_KL_LOSS true
+      launch::default USE_KL_LOSS true
       ;;
     opo)
       estimator=opo
@@ -49,18 +43,18 @@ grpo::algorithm() {
       ;;
     cispo)
       loss=cispo
-      grpo::default CLIP_RATIO_LOW 10
-      grpo::default CLIP_RATIO_HIGH 0.2
+      launch::default CLIP_RATIO_LOW 10
+      launch::default CLIP_RATIO_HIGH 0.2
       ;;
     sapo)
       loss=sapo
-      grpo::default LOSS_AGG_MODE seq-mean-token-mean
+      launch::default LOSS_AGG_MODE seq-mean-token-mean
       keys+=("$a.tau_pos=1.0" "$a.tau_neg=1.05")
       ;;
     gmpo)
       loss=geo_mean
-      grpo::default CLIP_RATIO_LOW 0.4
-      grpo::default CLIP_RATIO_HIGH 0.4
+      launch::default CLIP_RATIO_LOW 0.4
+      launch::default CLIP_RATIO_HIGH 0.4
       ;;
     remax)
       # verl's newer trainer does not compute ReMax's greedy baseline.
@@ -69,11 +63,11 @@ grpo::algorithm() {
         "algorithm.kl_ctrl.kl_coef=0.001")
       ;;
   esac
-  grpo::default NORM_ADV_BY_STD true
-  grpo::default USE_KL_LOSS false
-  grpo::default CLIP_RATIO_LOW 0.2
-  grpo::default CLIP_RATIO_HIGH 0.2
-  grpo::default LOSS_AGG_MODE token-mean
+  launch::default NORM_ADV_BY_STD true
+  launch::default USE_KL_LOSS false
+  launch::default CLIP_RATIO_LOW 0.2
+  launch::default CLIP_RATIO_HIGH 0.2
+  launch::default LOSS_AGG_MODE token-mean
   # Read by train.sh.
   # shellcheck disable=SC2034
   ALGORITHM_KEYS=(
