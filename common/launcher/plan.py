@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from common.checkpoints import launch_model
 from common.cpu.model import MODEL_ALIAS, ModelUnavailableError, bundled_model_dir, resolve_model_path
 from common.launcher import checks, device, processes, runs
 from common.launcher.errors import UserError, exit_with
@@ -62,8 +63,15 @@ def read_knobs() -> tuple[dict[str, str], list[str], set[str]]:
 
 
 def prepare_model(knobs: dict[str, str]) -> str:
-    """Folder or hub id of MODEL_PATH; converts the bundled model on first use."""
+    """Folder or hub id of MODEL_PATH; converts the bundled model on first use.
+
+    Another run (`last:sft`, its name or folder) becomes the folder of its newest model, in *knobs* too, so that
+    a resume means the same one.
+    """
     model = knobs["MODEL_PATH"]
+    if trained := launch_model(model, Path(knobs["OUTPUT_DIR"])):
+        print(f"note: MODEL_PATH={model} is {trained}", file=sys.stderr)
+        model = knobs["MODEL_PATH"] = trained
     if model == MODEL_ALIAS and not (bundled_model_dir() / "config.json").is_file():
         print(
             "note: converting the bundled SmolLM2-135M-Instruct once (about half a minute)", file=sys.stderr
