@@ -18,6 +18,8 @@ from common.reward_functions.errors import RewardError
 from common.reward_functions.stopping import stop_run
 
 POLICIES = ("raise", "zero")
+# What extra_info.split says of rows that are not trained on.
+VALIDATION_SPLITS = ("val", "validation", "test")
 
 
 class TrainingReward:
@@ -173,4 +175,4 @@ def step_of(extra: Mapping[str, Any]) -> int | None:
     if weights is None:
         step = extra.get("global_steps")
         return None if step is None else int(step)
-    return int(weights) if extra.get("split") in ("val", "validation", "test") else int(weights) + 1
+    return int(weights) if extra.get("split") in VALIDATION_SPLITS else int(weights) + 1
