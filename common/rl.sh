@@ -75,10 +75,32 @@ rl::shared() {
   if [[ -n "$DATASET_CLASS_PATH" ]]; then
     OVERRIDES+=("data.custom_cls.path=$(launch::quote "$DATASET_CLASS_PATH")" "data.custom_cls.name=$DATASET_CLASS_NAME")
   fi
+  [[ "$DEVICE" == cpu || "$ATTENTION" == flash_attention_2 ]] || rl::no_flash_attn
   rl::reward
   rl::profiler
   rl::ray
   [[ "$DEVICE" == gpu ]] || rl::cpu
+}
+
+# Lets verl import a module of ours in every process, beside what is there already.
+# Arguments: the module
+rl::external_module() {
+  export VERL_USE_EXTERNAL_MODULES="${VERL_USE_EXTERNAL_MODULES:+$VERL_USE_EXTERNAL_MODULES,}$1"
+}
+
+# GPUs without flash-attn: packed batches through torch's own attention (common/packed_attention.py).
+rl::no_flash_attn() {
+  rl::external_module common.packed_attention
+  OVERRIDES+=("+actor_rollout_ref.model.override_config.attn_implementation=$ATTENTION")
+}
+
+# Prints the precision of a CPU run.
+rl::cpu_dtype() {
+  if [[ "$CPU_DTYPE" == bfloat16 || ("$CPU_DTYPE" == auto && "$BF16_CPU" == true) ]]; then
+    echo bfloat16
+  else
+    echo float32
+  fi
 }
 
 # The reward, through the guard that logs and stops on an exception (common/reward_functions/verl_entry.py).
@@ -93,6 +115,18 @@ rl::reward() {
     "+$r.reward_kwargs.error_policy=$REWARD_ERRORS"
     "+$r.reward_kwargs.parts_dir=$(launch::quote "$RUN_DIR")"
   )
+}
+
+# Rollouts and updates that a resumed run repeats as they were (common/reproducible.py).
+# Outputs: Hydra overrides, one per line
+rl::reproducible() {
+  local a=actor_rollout_ref engine
+  printf '%s\n' "$a.rollout.agent.agent_loop_config_path=$(launch::quote "$ROOT/common/reproducible.yaml")" \
+    "trainer.v1.sampler.custom_sampler.path=$(launch::quote "$ROOT/common/reproducible.py")" \
+    "trainer.v1.sampler.custom_sampler.name=OrderedReplayBuffer"
+  for engine in "$a.actor.fsdp_config" "$a.ref.fsdp_config" "$@"; do
+    printf '%s\n' "$engine.full_determinism=True" "$engine.seed=$SEED"
+  done
 }
 
 # PROFILE names a verl profiler tool; PROFILE_STEPS the steps it records.
@@ -124,9 +158,9 @@ rl::ray() {
 
 # What verl and vLLM need where there is no GPU (common/cpu/).
 rl::cpu() {
-  local a=actor_rollout_ref dtype=float32 kv_megabytes=256
+  local a=actor_rollout_ref dtype kv_megabytes=256
   ((MAX_PROMPT_LENGTH + MAX_RESPONSE_LENGTH <= 512)) || kv_megabytes=1024
-  [[ "$CPU_DTYPE" != bfloat16 && ! ("$CPU_DTYPE" == auto && "$BF16_CPU" == true) ]] || dtype=bfloat16
+  dtype="$(rl::cpu_dtype)"
   OVERRIDES+=(
     "trainer.device=cpu"
     "data.dataloader_num_workers=0"
@@ -152,14 +186,25 @@ rl::cpu() {
     "$a.rollout.max_num_seqs=128"
     # VLLM_CPU_KVCACHE_SPACE (GiB) of the environment wins over this.
     "+$a.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=$((kv_megabytes * 1024 * 1024))"
+    # The model in the engine's own process. vLLM allows that when the variable below says so; its reason not to,
+    # binding OpenMP threads to cores, is switched off here.
+    "+$a.rollout.engine_kwargs.vllm.distributed_executor_backend=$([[ "$ROLLOUT_TP_SIZE" == 1 ]] && echo uni || echo mp)"
     # One tensor must fit into a bucket: without a GPU there is no other way to send it.
     "$a.rollout.checkpoint_engine.update_weights_bucket_megabytes=$((EMBEDDING_MB + 16))"
     "$a.rollout.agent.num_workers=1"
     "reward.num_workers=1"
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1"
   )
+  export VLLM_ENABLE_V1_MULTIPROCESSING=0
+  FORWARDED+=(VLLM_ENABLE_V1_MULTIPROCESSING)
+  ((NNODES == 1)) || return 0
   # Ray counts "GPUs" that stand for training processes; too few "CPUs" would hang it without a word.
-  ((NNODES > 1)) || OVERRIDES+=("ray_kwargs.ray_init.num_cpus=$((16 + 4 * N_GPUS))" "+ray_kwargs.ray_init.num_gpus=$N_GPUS")
+  OVERRIDES+=("ray_kwargs.ray_init.num_cpus=$((16 + 4 * N_GPUS))" "+ray_kwargs.ray_init.num_gpus=$N_GPUS"
+    "+ray_kwargs.ray_init.runtime_env.py_executable=$(launch::quote "$(printf %q "$ROOT/common/cpu/fork_python.sh")")")
+  # The supervisor starts the fork server when it sees this.
+  VERL_TRAINING_FORK_PYTHON="$(type -P "$PYTHON")"
+  export VERL_TRAINING_FORK_PYTHON
+  FORWARDED+=(VERL_TRAINING_FORK_PYTHON)
 }
 
 # Starts verl's RL trainer with the shared keys and the method's own. Does not return.
@@ -172,6 +217,6 @@ rl::run() {
   for word in "${OVERRIDES[@]}"; do
     [[ -n "${own["${word%%=*}"]:-}" ]] || kept+=("$word")
   done
-  launch::hand_over "$PYTHON" -m verl.trainer.main_ppo --config-path "$ROOT/$METHOD" --config-name config -- \
+  launch::hand_over "${RUNNER[@]}" "$PYTHON" -m verl.trainer.main_ppo --config-path "$ROOT/$METHOD" --config-name config -- \
     "${kept[@]}" "$@"
 }

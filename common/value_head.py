@@ -15,15 +15,20 @@ import wrapt
 def use_configured_attention(model_module: Any) -> None:
     """Replace ``load_valuehead_model`` by one that keeps the attention the config asks for.
 
+    Architectures without a token classifier are left to upstream, which needs TRL for them.
+
     Args:
         model_module: the imported module ``verl.utils.model``.
     """
+    upstream = model_module.load_valuehead_model
 
     def load_valuehead_model(
         local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool
     ) -> Any:
         from transformers import AutoModelForTokenClassification
 
+        if not trust_remote_code and type(model_config) not in AutoModelForTokenClassification._model_mapping:
+            return upstream(local_path, torch_dtype, model_config, trust_remote_code)
         return AutoModelForTokenClassification.from_pretrained(
             local_path,
             config=model_config,

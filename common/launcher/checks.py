@@ -217,22 +217,23 @@ def check_reward(path: str, name: str, kwargs: str) -> str:
     return "" if library else str(Path(path).expanduser().resolve())
 
 
-def score_own_rows(path: str, name: str, kwargs: str, data: str, rows: int = 64) -> list[str]:
+def score_own_rows(knobs: dict[str, str], data: str, rows: int = 64) -> list[str]:
     """Score right, empty, shuffled and random answers on the run's own rows; one line per problem.
 
     A reward that cannot tell right answers from junk gives no learning signal, and verl would not say so.
 
     Args:
-        path: the reward's file, "" for a library reward.
+        knobs: REWARD_FUNC_PATH, REWARD_FUNC_NAME and REWARD_KWARGS, as ``check_reward`` takes them.
         data: Parquet file in verl's RL schema; its first *rows* rows are scored.
     """
     from common.reward_functions import load_reward
     from common.reward_functions.errors import RewardError
     from common.reward_functions.trial import dry_run, read_rows
 
+    path, name, kwargs = (knobs.get(f"REWARD_{key}", "") for key in ("FUNC_PATH", "FUNC_NAME", "KWARGS"))
     try:
         report = dry_run(
-            load_reward(path or None, name, json.loads(kwargs) if kwargs else {}), read_rows(Path(data), rows)
+            load_reward(path, name, json.loads(kwargs) if kwargs else {}), read_rows(Path(data), rows)
         )
     except RewardError as error:
         return [f"reward on the run's own rows: {error}"]

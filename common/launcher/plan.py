@@ -13,13 +13,14 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from common.checkpoints import launch_model
 from common.cpu.model import MODEL_ALIAS, ModelUnavailableError, bundled_model_dir, resolve_model_path
-from common.launcher import checks, device, processes, runs
+from common.launcher import checks, device, engine_checks, processes, round_checks, runs, token_data
 from common.launcher.errors import UserError, exit_with
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,8 +101,10 @@ def prepare_data(knobs: dict[str, str], task: str, model: str) -> Any:
             cache_root() / "data",
             val=knobs.get("VAL_DATA", ""),
             bad_rows=knobs.get("BAD_ROWS", "error"),
-            tokenizer=model if Path(model).is_dir() else "",
+            # SFT rows are tokenized as a whole, see token_data.
+            tokenizer=model if Path(model).is_dir() and task != "sft" else "",
             max_prompt_length=checks.number(knobs, "MAX_PROMPT_LENGTH", 0) or None,
+            max_length=checks.number(knobs, "MAX_LENGTH", 0) or None,
         )
     except DataError as error:
         raise UserError(f"data: {error}") from None
@@ -147,11 +150,12 @@ def git_sha() -> str:
 
 
 def total_steps(knobs: dict[str, str], train_rows: int) -> int:
-    """Steps of the whole run, as verl computes them (``trainer_base.py:450``)."""
+    """Steps of the whole run, as verl computes them (``trainer_base.py:450``), in all self-play rounds."""
+    rounds = round_checks.rounds_of(knobs)
     if checks.number(knobs, "TOTAL_STEPS", 0) > 0:
-        return checks.number(knobs, "TOTAL_STEPS", 0)
+        return rounds * checks.number(knobs, "TOTAL_STEPS", 0)
     batch = max(1, checks.number(knobs, "TRAIN_BATCH_SIZE"))
-    return train_rows // batch * checks.number(knobs, "TOTAL_EPOCHS")
+    return rounds * (train_rows // batch * checks.number(knobs, "TOTAL_EPOCHS"))
 
 
 def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes: set[str]) -> dict[str, str]:
@@ -165,42 +169,62 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     collector = Collector()
     model = collector.run(prepare_model, knobs) or ""
     data = collector.run(prepare_data, knobs, task, model)
-    rows = usable_rows(data) if data else 10**9
-    collector.problems += checks.check_batches(knobs, rows)
-    collector.problems += checks.check_group_size(knobs) + checks.check_lora(knobs)
+    sft = task == "sft" and data and model
+    tokens = collector.run(token_data.prepare, knobs, data, model, extra) if sft else None
+    rows = tokens.rows if tokens else usable_rows(data) if data else 10**9
+    if task in engine_checks.UNITS:
+        collector.problems += engine_checks.check_batches(knobs, task, rows) + engine_checks.check_nodes(
+            knobs
+        )
+    else:
+        collector.problems += checks.check_batches(knobs, rows) + checks.check_group_size(knobs)
+    collector.problems += checks.check_lora(knobs)
+    name = knobs.get("EXPERIMENT_NAME") or runs.unique_name(output, method)
+    own = method_checks(method)
+    run_dir = runs.logs_dir(output, method) / name
+    derived: dict[str, str] = (collector.run(own.prepare, knobs, run_dir) or {}) if own else {}
+    given = {**knobs, **derived}
     reward_file = ""
-    if "REWARD_FUNC_PATH" in knobs:
+    if "REWARD_FUNC_PATH" in given:
         reward_file = collector.run(
             checks.check_reward,
-            knobs["REWARD_FUNC_PATH"],
-            knobs["REWARD_FUNC_NAME"],
-            knobs.get("REWARD_KWARGS", ""),
+            given["REWARD_FUNC_PATH"],
+            given["REWARD_FUNC_NAME"],
+            given.get("REWARD_KWARGS", ""),
         )
-    if "REWARD_FUNC_PATH" in knobs and data and not collector.problems and "NO_PREFLIGHT" not in modes:
-        preflight_reward(knobs, reward_file or "", data.train, modes, collector)
+    if "REWARD_FUNC_PATH" in given and data and not collector.problems and "NO_PREFLIGHT" not in modes:
+        preflight_reward(own or checks, knobs, data.train, modes, collector)
     saves = checks.number(knobs, "SAVE_FREQ", 0) != 0
     collector.run(checks.check_disk, output, model, saves)
 
     resuming, dry = bool(knobs.get("RESUME")), "DRY_RUN" in modes
-    name = knobs.get("EXPERIMENT_NAME") or runs.unique_name(output, method)
+    node = checks.number(knobs, "NODE_RANK", 0)
     step = None
     if resuming:
         step = collector.run(checks.check_resume, runs.checkpoint_dir(output, method, name), ranks)
-    else:
+    elif node == 0:
         collector.run(runs.check_new_name, output, method, name)
-    folder = runs.logs_dir(output, method) / name
+    folder = engine_checks.node_folder(runs.logs_dir(output, method), name, node)
     steps = total_steps(knobs, rows) if data else 0
+    rounds = round_checks.rounds_of(knobs)
     if step is not None and step >= steps > 0:
-        collector.problems.append(
-            f"run {name} is already at step {step} of {steps}: raise TOTAL_STEPS or TOTAL_EPOCHS to go on"
-        )
+        more = "SELF_PLAY_ROUNDS" if rounds > 1 else "TOTAL_STEPS or TOTAL_EPOCHS"
+        collector.problems.append(f"run {name} is already at step {step} of {steps}: raise {more} to go on")
+    collector.problems += round_checks.check(
+        knobs,
+        extra,
+        runs.read(folder) if resuming else {},
+        steps,
+        data.train if data else "",
+        "FORCE" in modes,
+    )
     collector.finish()
 
     mode, note = checks.wandb_mode(knobs, dict(os.environ))
     if note:
         print(f"note: {note}", file=sys.stderr)
     record: dict[str, Any] = {"attempts": []}
-    if resuming:
+    if (folder / "run.json").is_file() if node else resuming:
         record = runs.read(folder)
         refuse_running(record)
     attempt: dict[str, Any] = {"n": 1, "metrics": "metrics-1.jsonl", "console": "console-1.log"}
@@ -215,20 +239,24 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
         extra=extra,
         device=knobs["DEVICE"],
         data={k: v for k, v in data.as_dict().items() if k not in ("notes",)},
+        tokens=tokens.counts if tokens else {},
         total_steps=steps,
+        steps_per_round=steps // rounds,
         checkpoint_dir=str(runs.checkpoint_dir(output, method, name)),
         versions=versions(),
         git_sha=git_sha(),
     )
     if not dry:
         attempt = runs.open_attempt(folder, record, step)
+    dataset_class = (tokens.dataset if tokens else data.dataset_class) or {}
     return {
+        **derived,
         "MODEL_DIR": model,
-        "TRAIN_FILE": data.train,
-        "VAL_FILE": data.val or "",
-        "TRAIN_ROWS": str(data.train_rows),
-        "DATASET_CLASS_PATH": (data.dataset_class or {}).get("path", ""),
-        "DATASET_CLASS_NAME": (data.dataset_class or {}).get("name", ""),
+        "TRAIN_FILE": tokens.train if tokens else data.train,
+        "VAL_FILE": tokens.val if tokens else data.val or "",
+        "TRAIN_ROWS": str(rows),
+        "DATASET_CLASS_PATH": dataset_class.get("path", ""),
+        "DATASET_CLASS_NAME": dataset_class.get("name", ""),
         "REWARD_FILE": reward_file or "",
         "RUN_NAME": name,
         "RUN_DIR": str(folder),
@@ -240,6 +268,7 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
         "RESUME_STEP": "" if step is None else str(step),
         "WANDB_MODE_CHOSEN": mode,
         "CORES": str(device.cores()),
+        "ATTENTION": engine_checks.attention(knobs["DEVICE"]),
         "EMBEDDING_MB": str(embedding_megabytes(model)),
         "BF16_CPU": "true" if has_fast_bf16() else "false",
     }
@@ -264,13 +293,20 @@ def has_fast_bf16() -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def method_checks(method: str) -> Any:
+    """``<method>/checks.py``, what only this method checks and derives from its knobs; None where there is none.
+
+    It holds ``prepare(knobs, run_dir)``, which returns more values for the shell (they win over knobs of the same
+    name) or raises UserError, and ``score_own_rows(knobs, data)``, one line per problem of the reward.
+    """
+    return import_module(f"{method}.checks") if (ROOT / method / "checks.py").is_file() else None
+
+
 def preflight_reward(
-    knobs: dict[str, str], reward_file: str, data: str, modes: set[str], collector: Collector
+    checker: Any, knobs: dict[str, str], data: str, modes: set[str], collector: Collector
 ) -> None:
     """Dry scoring; ``--force`` turns what it finds into warnings."""
-    found = checks.score_own_rows(
-        reward_file, knobs["REWARD_FUNC_NAME"], knobs.get("REWARD_KWARGS", ""), data
-    )
+    found = checker.score_own_rows(knobs, data)
     if "FORCE" in modes:
         for line in found:
             print(f"warning: {line} (--force: going on)", file=sys.stderr)

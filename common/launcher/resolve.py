@@ -51,7 +51,12 @@ ALIASES = {
     "LORA": "USE_LORA",
     "WANDB": "USE_WANDB",
 }
-PATHS = ("MODEL_PATH", "TRAIN_DATA", "VAL_DATA", "REWARD_FUNC_PATH")
+PATHS = (
+    *("MODEL_PATH", "TRAIN_DATA", "VAL_DATA", "REWARD_FUNC_PATH", "CHAT_TEMPLATE"),
+    *("CRITIC_MODEL_PATH", "REWARD_MODEL_PATH", "REWARD_MODEL_CONFIG", "API_REWARD_CONFIG"),
+)
+# Where MINI_BATCH_SIZE=0 is not one update: GSPO's clipping needs several (arXiv 2507.18071 takes four).
+UPDATES_PER_ROLLOUT = {"gspo": 4}
 _OVERRIDE = re.compile(r"^(?:[+]{0,2}[A-Za-z_][\w./@-]*=.*|~[A-Za-z_][\w./@=-]*)$", re.DOTALL)
 
 
@@ -257,11 +262,19 @@ def resolve(
     if "SMOKE" in modes:
         result.fill(smoke_values, "smoke", "--smoke")
     if values.get("MINI_BATCH_SIZE") == "0":
-        values["MINI_BATCH_SIZE"] = values["TRAIN_BATCH_SIZE"]
+        values["MINI_BATCH_SIZE"] = mini_batch(values["TRAIN_BATCH_SIZE"], method)
     if values.get("N_GPUS") == "auto":
         values["N_GPUS"] = str(max(1, chosen.count))
     device.check_count(values, chosen)
     return result
+
+
+def mini_batch(batch: str, method: str) -> str:
+    """What MINI_BATCH_SIZE=0 stands for: the largest divisor of *batch* that gives the method's updates per rollout."""
+    if not batch.isdigit():
+        return batch
+    most = max(1, int(batch) // UPDATES_PER_ROLLOUT.get(method, 1))
+    return str(next(size for size in range(most, 0, -1) if int(batch) % size == 0))
 
 
 def main() -> None:

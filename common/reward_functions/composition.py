@@ -102,6 +102,17 @@ class Composite:
             results = [next(done) if inspect.isawaitable(result) else result for result in results]
         return self._combine(results, passed)
 
+    async def score_async(self, **passed: Any) -> dict[str, Any]:
+        """The same on the caller's event loop; plain functions run in its thread pool."""
+        loop = asyncio.get_running_loop()
+
+        async def one(reward: BoundReward) -> Any:
+            if reward.is_async:
+                return await reward(**passed)
+            return await loop.run_in_executor(None, functools.partial(reward, **passed))
+
+        return self._combine(await _gather([one(part.reward) for part in self.parts]), passed)
+
     def _combine(self, results: list[Any], passed: Mapping[str, Any]) -> dict[str, Any]:
         step = step_of(passed.get("extra_info") or {})
         parts = {p.name: as_parts(r, p.reward.label) for p, r in zip(self.parts, results, strict=True)}

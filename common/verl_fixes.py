@@ -1,0 +1,66 @@
+"""What verl 0.9.1 gets wrong on every machine, mended: loaded by verl through ``VERL_USE_EXTERNAL_MODULES``.
+
+| patch | upstream | without it |
+|---|---|---|
+| ``value_head`` | ``verl.utils.model.load_valuehead_model`` | no critic where flash-attn is missing |
+| ``rows_for_rewards`` | ``PPOTrainer._compute_reward_colocate`` | own rewards fail beside a colocated reward model |
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import wrapt
+
+from common import value_head
+from common.cpu.versions import require
+
+ROW_FIELDS = ("data_source", "reward_model", "extra_info")
+
+
+def rows_for_rewards(trainer_base: Any) -> None:
+    """Hand a colocated reward model's reward function the columns of its row.
+
+    Upstream (verl 0.9.1, trainer/ppo/v1/trainer_base.py) passes ``raw_prompt`` alone, so that every reward
+    manager dies with ``KeyError: 'data_source'`` when ``reward.custom_reward_function`` is set. A reward model on
+    GPUs of its own (``enable_resource_pool``) is not concerned.
+
+    Args:
+        trainer_base: the imported module ``verl.trainer.ppo.v1.trainer_base``.
+    """
+    import numpy
+
+    trainer = trainer_base.PPOTrainer
+    upstream = trainer._compute_reward_colocate
+
+    def _compute_reward_colocate(self: Any, batch: Any, metrics: dict | None = None) -> Any:
+        rows = trainer_base.tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=list(ROW_FIELDS)
+        )
+        manager = self.reward_loop_manager
+
+        def compute_rm_score(data: Any) -> Any:
+            for name in ROW_FIELDS:
+                column = numpy.empty(len(data), dtype=object)
+                column[:] = list(rows[name])
+                data.non_tensor_batch[name] = column
+            return manager.compute_rm_score(data)
+
+        self.reward_loop_manager = SimpleNamespace(compute_rm_score=compute_rm_score)
+        try:
+            return upstream(self, batch, metrics)
+        finally:
+            self.reward_loop_manager = manager
+
+    trainer._compute_reward_colocate = _compute_reward_colocate
+
+
+def install() -> None:
+    """Register every patch; a module that is never imported is never touched."""
+    require("verl")
+    value_head.install()
+    wrapt.register_post_import_hook(rows_for_rewards, "verl.trainer.ppo.v1.trainer_base")
+
+
+install()
