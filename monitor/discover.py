@@ -23,6 +23,7 @@ _ATTEMPT = re.compile(r"^(metrics|console|attempt)[-_.]?(\d+)\b")
 _CONSOLE_SUFFIXES = {".log", ".txt", ".out", ".stdout"}
 _SAMPLE_FILE = re.compile(r"^\d+\.jsonl$")
 _GPU_FILE = "gpu.jsonl"
+_JUDGE_FILE = "judge-metrics.jsonl"
 
 
 @dataclass
@@ -37,6 +38,7 @@ class RunFiles:
     consoles: list[tuple[int, Path]] = field(default_factory=list)
     events: list[Path] = field(default_factory=list)
     gpu: Path | None = None
+    judge: Path | None = None
     rollouts: Path | None = None
     validation: Path | None = None
     parts: list[Path] = field(default_factory=list)
@@ -163,6 +165,8 @@ class Scanner:
             number = int(match.group(2)) if (match := _ATTEMPT.match(path.name)) else 1
             if path.name == _GPU_FILE:
                 run.gpu = path
+            elif path.name == _JUDGE_FILE:
+                run.judge = path
             elif path.name.startswith("reward_parts") and path.suffix == ".jsonl":
                 run.parts.append(path)
             elif self._is_events(path):

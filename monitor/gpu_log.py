@@ -2,72 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
+from monitor.json_log import JsonLog
 from monitor.log_parser import Float32, Int64
 from monitor.series import Float64
 
 GIB = 1 << 30
-CHUNK = 4 << 20
 
 
-class GpuLog:
+class GpuLog(JsonLog):
     """Samples of one run. Columns are named ``gpu/<index>/util`` (of host X: ``gpu/X:<index>/util``)."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.revision = 0
-        self._offset = 0
+    def _clear(self) -> None:
         self._times: list[float] = []
         self._steps: list[int] = []
         self._columns: dict[str, list[float]] = {}
-        self._bad = 0
-        self._error = ""
         self.latest: dict[str, dict[str, Any]] = {}
         self._by_step: tuple[int, tuple[Int64, dict[str, Float32]]] | None = None
 
-    def advance(self) -> bool:
-        """Read new complete lines; True when there were some."""
-        if self.path is None:
-            return False
-        try:
-            size = self.path.stat().st_size
-            if size == self._offset:
-                return False
-            if size < self._offset:
-                self.__init__(self.path)  # type: ignore[misc]  # the file was replaced: start over
-            with self.path.open("rb") as handle:
-                handle.seek(self._offset)
-                data = handle.read(CHUNK)
-            self._error = ""
-        except OSError as error:
-            self._error = f"{self.path.name}: {error.strerror or error}"
-            return False
-        end = data.rfind(b"\n") + 1
-        self._offset += end
-        for line in data[:end].split(b"\n"):
-            if line.strip():
-                self._take(line)
-        self.revision += bool(end)
-        return bool(end)
-
     def _take(self, line: bytes) -> None:
-        try:
-            row = orjson.loads(line)
-            moment = float(row["time"])
-            gpus = row.get("gpus") or []
-            host = str(row.get("host") or "")
-            step = row.get("step")
-            values = _values(row, gpus, host if self.latest and host not in self.latest else "")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self._bad += 1
-            return
-        if len(self.latest) > 1:
-            values = _values(row, gpus, host)
+        row = orjson.loads(line)
+        moment = float(row["time"])
+        host = str(row.get("host") or "")
+        step = row.get("step")
+        named = host if self.latest and (host not in self.latest or len(self.latest) > 1) else ""
+        values = _values(row, row.get("gpus") or [], named)
         self.latest[host] = row
         count = len(self._times)
         self._times.append(moment)
@@ -112,10 +75,6 @@ class GpuLog:
         known = steps >= 0
         unique, first = np.unique(steps[known], return_index=True)
         return unique, np.maximum.accumulate(times[known][first]) if len(unique) else np.empty(0)
-
-    def problems(self) -> list[str]:
-        lines = [self._error] if self._error else []
-        return [*lines, f"gpu.jsonl: {self._bad} lines skipped"] if self._bad else lines
 
 
 def _float(value: Any) -> float:

@@ -68,8 +68,9 @@ class Collector:
             changed = True
             while changed:  # a console log may turn out to be needed only after the metrics were read
                 changed = sum(self._read(tail) for tail in run.tails() if tail.refresh()) > 0
-            while run.gpu.advance():
-                pass
+            for log in (run.gpu, run.judge):
+                while log.advance():
+                    pass
             for stats in (run.samples, run.validation):
                 stats.advance(lambda: True)
         self.complete.set()
@@ -178,6 +179,7 @@ class Collector:
                 if tail.refresh():
                     self._read(tail, budget)
             run.gpu.advance()
+            run.judge.advance()
             if run.revision != before:
                 run.observe(now)
         for run in self.runs():

@@ -15,6 +15,7 @@ import orjson
 from monitor import knobs, log_parser
 from monitor.discover import RunFiles
 from monitor.gpu_log import GpuLog
+from monitor.judge_log import JudgeLog
 from monitor.log_parser import Int64
 from monitor.sample_stats import SampleStats
 from monitor.series import Float64, Segment
@@ -43,6 +44,7 @@ class Run:
         self.console_tails: dict[int, LogTail] = {}
         self.event_tails: list[LogTail] = []
         self.gpu = GpuLog(files.gpu)
+        self.judge = JudgeLog(files.judge)
         self.samples = SampleStats(files.rollouts, files.parts)
         self.validation = SampleStats(files.validation, [])
         self.manifest: dict[str, Any] = {}
@@ -63,7 +65,7 @@ class Run:
         self.console_tails = _kept(self.console_tails, files.consoles, "console")
         known = {tail.path: tail for tail in self.event_tails}
         self.event_tails = [known.get(path) or LogTail(path, "tfevents") for path in sorted(files.events)]
-        self.gpu.path = files.gpu
+        self.gpu.path, self.judge.path = files.gpu, files.judge
         self.samples.update(files.rollouts, files.parts)
         self.validation.update(files.validation, [])
 
@@ -143,7 +145,7 @@ class Run:
     def revision(self) -> int:
         """Grows with every change of the numbers."""
         tails = [*self.metric_tails.values(), *self.console_tails.values(), *self.event_tails]
-        extra = self.gpu.revision + self.samples.revision + self.validation.revision
+        extra = self.gpu.revision + self.judge.revision + self.samples.revision + self.validation.revision
         return sum(tail.revision for tail in tails) + extra
 
     def _memo(self, name: Any, make: Any) -> Any:
@@ -191,7 +193,8 @@ class Run:
             for segments in sources:
                 for segment in segments:
                     names.update(dict.fromkeys(segment.columns))
-        names.update(dict.fromkeys(self.gpu.by_step()[1]))
+        for _, columns in (self.gpu.by_step(), self.judge.by_step()):
+            names.update(dict.fromkeys(columns))
         names.update(dict.fromkeys("samples/" + key for key in self.samples.metrics()))
         names.update(dict.fromkeys("validation/" + key for key in self.validation.metrics()))
         return list(names)
@@ -201,10 +204,12 @@ class Run:
         return self._memo(("series", metric), lambda: self._series(metric))
 
     def _series(self, metric: str) -> Series:
-        if metric.startswith("gpu/") or metric.startswith("host/"):
-            steps, columns = self.gpu.by_step()
-            if metric in columns:
-                return Series(f"gpu{self.gpu.revision}", steps, columns[metric], [])
+        for prefixes, revision, by_step in (
+            (("gpu/", "host/"), self.gpu.revision, self.gpu.by_step),
+            (("judge/",), self.judge.revision, self.judge.by_step),
+        ):
+            if metric.startswith(prefixes) and metric in (table := by_step())[1]:
+                return Series(f"{prefixes[0]}{revision}", table[0], table[1][metric], [])
         for prefix, stats in (("samples/", self.samples), ("validation/", self.validation)):
             if metric.startswith(prefix) and metric[len(prefix) :] in stats.metrics():
                 steps, values = stats.series(metric[len(prefix) :])
@@ -317,7 +322,7 @@ class Run:
         if self.files.results or not (
             self.metric_tails or self.console_tails or self.event_tails or self.manifest
         ):
-            return "samples", "samples without a training log"
+            return "samples", ""
         idle = now - self.written if self.written else 0.0
         patience = max(stall_seconds, stall_factor * (self.step_seconds or 0.0))
         declared = str(self.manifest.get("state", ""))
@@ -325,7 +330,7 @@ class Run:
             attempts = self.manifest.get("attempts")
             last = attempts[-1] if isinstance(attempts, list) and attempts else {}
             code = last.get("exit_code") if isinstance(last, dict) else None
-            return declared, "" if code is None else f"exit code {code}"
+            return declared, f"exit code {code}" if code else ""
         if declared:
             pid = self.manifest.get("pid")
             if isinstance(pid, int) and self.manifest.get("host") == socket.gethostname() and not _alive(pid):
@@ -364,7 +369,9 @@ class Run:
                 lines.append(
                     f"{tail.path.name}: {tail.index.bad_lines} lines skipped ({tail.index.first_bad})"
                 )
-        lines += self.gpu.problems() + self.samples.problems() + self.validation.problems()
+        lines += (
+            self.gpu.problems() + self.judge.problems() + self.samples.problems() + self.validation.problems()
+        )
         return lines
 
     def sources(self) -> list[str]:

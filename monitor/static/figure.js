@@ -53,5 +53,21 @@ export function figure(card, app) {
     xaxis: { gridcolor: rule, zeroline: false, linecolor: rule, exponentformat: "SI", nticks: 6, tickfont: { size: 10 } },
     yaxis: { gridcolor: rule, zeroline: false, linecolor: rule, type: state.log.includes(card.name) ? "log" : "linear", exponentformat: "SI", nticks: 6, tickfont: { size: 10 } },
   };
+  Object.assign(layout.yaxis, valueAxis(traces.filter((trace) => trace.meta)));
   return { traces, layout, missing };
+}
+
+// Small numbers as people write them (1e-6, not 1µ); a constant far from 1 would be drawn on an axis from -1 to 1.
+function valueAxis(traces) {
+  let low = Infinity, high = -Infinity;
+  for (const trace of traces) {
+    for (const value of trace.y) {
+      if (value < low) low = value;
+      if (value > high) high = value;
+    }
+  }
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const axis = { exponentformat: size < 0.01 ? "e" : "SI" };
+  if (low === high && size > 0 && size < 0.1) axis.range = [Math.min(0, 2 * low), Math.max(0, 2 * low)];
+  return axis;
 }

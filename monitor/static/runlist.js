@@ -82,7 +82,7 @@ export class RunList {
     set(parts.pin, app.labels[entry.id]?.pinned ? "★" : "☆");
     set(parts.meta, [entry.method?.toUpperCase(), entry.model?.split("/").at(-1)].filter(Boolean).join(" · "));
     const steps = entry.step < 0 ? "" : `${t("step")} ${entry.step}${entry.total ? ` / ${entry.total}` : ""}`;
-    const eta = entry.eta !== null && entry.eta !== undefined ? `${duration(entry.eta)} ${t("left")}` : "";
+    const eta = entry.eta !== null && entry.eta !== undefined ? t("left").replace("%", duration(entry.eta)) : "";
     const score = entry.last !== null ? `${t("validation")} ${number(entry.last, 3)} (${t("best")} ${number(entry.best, 3)})` : "";
     set(parts.foot, [steps, eta, score].filter(Boolean).join(" · "));
     parts.foot.title = entry.validation ? `${entry.validation}\n${t("best")} ${t("at")} ${entry.best_step}` : "";

@@ -28,7 +28,7 @@ export class RunsTab {
     this.table = el("div", { class: "vt-scroll" }, el("table", { class: "vt-table" }, el("thead", {}, el("tr", {}, head.map((text) => el("th", {}, text)))), el("tbody", {}, rows)));
     this.below ??= el("div", {});
     clear(this.root, this.table, this.below);
-    const key = app.state.runs.join();
+    const key = app.state.runs.map((run) => app.title(run)).join(); // again once the list has told the titles
     if (key !== this.key) {
       this.key = key;
       this.compare();

@@ -28,7 +28,7 @@ export class Samples {
     this.stepLabel = el("output", { class: "vt-step" });
     const move = (by) => () => this.go({ step: this.steps[Math.min(this.steps.length - 1, Math.max(0, +this.stepRange.value + by))] });
     this.fields = {
-      text: input({ type: "search", placeholder: t("text") }), regex: el("input", { type: "checkbox", onchange: change }),
+      text: input({ type: "search", placeholder: t("text"), class: "vt-input vt-broad" }), regex: el("input", { type: "checkbox", onchange: change }),
       low: number(t("min_score")), high: number(t("max_score")), shortest: number(t("min_length")), longest: number(t("max_score")),
       outcome: el("select", { class: "vt-input", onchange: change }, [["", "any"], ["wrong", "wrong"], ["right", "right"], ["mixed", "mixed"]].map(([value, key]) => el("option", { value }, t(key)))),
       truncated: el("input", { type: "checkbox", onchange: change }),
@@ -70,6 +70,7 @@ export class Samples {
 
   show() {
     const { app } = this;
+    if (!app.runs.size) return this.nothing(); // the list is still to come: the link's own choice must stay
     const withSamples = app.list.sorted().filter((e) => e.rollouts || e.validations || e.results);
     const sample = app.state.sample;
     if (!sample.run || !app.runs.has(sample.run)) {
@@ -82,7 +83,7 @@ export class Samples {
 
   news() {
     const entry = this.app.runs.get(this.app.state.sample.run);
-    const mark = entry ? `${entry.rollouts}|${entry.validations}` : "";
+    const mark = entry ? `${entry.rollouts}|${entry.validations}|${entry.results}` : "";
     if (mark !== this.mark) {
       this.mark = mark;
       this.show();
@@ -132,7 +133,7 @@ export class Samples {
     clear(this.summary, el("div", { class: "vt-facts" },
       el("span", { class: "vt-fact" }, el("small", {}, t("total")), `${reply.matched} ${t("of")} ${reply.total}`),
       el("span", { class: "vt-fact" }, el("small", {}, t("of_groups")), String(reply.group_count)),
-      facts.map(([name, value]) => chip(name.replaceAll("_", " "), value))), this.histogram(reply.histogram));
+      facts.map(([name, value]) => chip(t(`fact_${name}`), value))), this.histogram(reply.histogram));
     if (!reply.groups.length) clear(this.list, el("div", { class: "vt-empty" }, t("nothing_matches")));
     else clear(this.list, reply.groups.map((group) => this.group(group)));
     const turn = (by) => () => {

@@ -2,6 +2,9 @@
 import { bytes, clear, el, floats, number } from "./util.js";
 import { language, t } from "./strings.js";
 
+const UNITS = { util_percent: ["utilisation", "%"], memory_gb: ["memory", "GB"], power_w: ["power", "W"], temperature_c: ["temperature", "°C"],
+  cpu_percent: ["cpu", "%"], ram_gb: ["ram", "GB"] };
+
 export class GpuTab {
   constructor(app, root) {
     this.app = app;
@@ -68,7 +71,7 @@ export class GpuTab {
         plot = el("div", { class: "vt-plot" });
         if (!this.plots.size) clear(this.record);
         this.plots.set(family, plot);
-        this.record.append(el("article", { class: "vt-card" }, el("header", {}, el("h3", {}, family.replaceAll("_", " "))), plot));
+        this.record.append(el("article", { class: "vt-card" }, el("header", {}, el("h3", {}, UNITS[family] ? `${t(UNITS[family][0])} (${UNITS[family][1]})` : family)), plot));
       }
       const ticks = recorded.steps.filter((_, i) => i % Math.ceil(recorded.steps.length / 6) === 0);
       Plotly.react(plot, lines.map(([name, data]) => ({ x: floats(data.x), y: floats(data.y), name, mode: "lines", line: { width: 1.5 }, hovertemplate: "%{y:.4~g}" })),

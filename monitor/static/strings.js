@@ -8,7 +8,7 @@ const TEXT = {
     nothing_selected: "Choose one or more runs on the left.", no_metrics: "The selected runs have no metrics yet.",
     no_axis_time: "this run's logs hold no times",
     no_axis_tokens: "this run's logs hold no token counts", running: "running", finished: "finished", failed: "failed",
-    interrupted: "interrupted", stalled: "stalled", ended: "ended", state_samples: "samples", left: "left", best: "best",
+    interrupted: "interrupted", stalled: "stalled", ended: "ended", state_samples: "samples", left: "% left", best: "best",
     at: "at step", loading: "reading logs …", log: "log", linear: "linear", png: "PNG", csv: "CSV",
     wide: "Wider", reset: "Reset zoom", pin: "Pin", unpin: "Unpin", rename: "Rename", colour: "Colour",
     select_all: "Show all", select_none: "None", newest: "Newest", differences: "Differences only",
@@ -30,6 +30,9 @@ const TEXT = {
     not_finite: "not finite", copy: "Copy link", copied: "Copied",
     notes: "Not opened", more: "more", page: "Page", zoom_sync: "Zoom all",
     of_groups: "prompts", mean_reward: "mean reward", missing_scores: "without a score",
+    second: "s", minute: "min", hour: "h", day: "d", fact_reward_mean: "reward mean", fact_reward_std: "reward std",
+    fact_length_mean_chars: "mean length (characters)", fact_truncated_share: "share cut off", fact_reward_error_share: "share of reward errors",
+    fact_within_group_std: "std within a prompt", fact_zero_advantage_share: "share of prompts without gradient", fact_duplicate_share: "share of duplicates",
   },
   zh: {
     curves: "曲线", samples: "样本", runs: "训练", gpu: "GPU", health: "健康", search_runs: "筛选训练", search_metrics: "查找指标",
@@ -37,7 +40,7 @@ const TEXT = {
     no_runs: "还没有训练记录", no_runs_help: "正在查找 verl 日志:", no_runs_hint: "启动训练,或用 --log_dir 指向含 verl 输出的目录或控制台日志。新的训练会自动出现。",
     nothing_selected: "请在左侧选择一个或多个训练。", no_metrics: "所选训练还没有指标。",
     no_axis_time: "此训练的日志没有时间信息", no_axis_tokens: "此训练的日志没有 token 数", running: "运行中", finished: "已完成", failed: "失败",
-    interrupted: "已中断", stalled: "停滞", ended: "已结束", state_samples: "样本", left: "剩余", best: "最佳", at: "步",
+    interrupted: "已中断", stalled: "停滞", ended: "已结束", state_samples: "样本", left: "剩余 %", best: "最佳", at: "步",
     loading: "正在读取日志 …", log: "对数", linear: "线性", png: "PNG", csv: "CSV", wide: "加宽", reset: "重置缩放", pin: "置顶", unpin: "取消置顶",
     rename: "重命名", colour: "颜色", select_all: "全选", select_none: "清空", newest: "最新", differences: "只看差异", compare: "设置对比",
     no_knobs: "所选训练没有记录设置(缺少 run.json)。", setting: "设置", run: "训练", method: "方法", model: "模型", state: "状态", validation: "验证",
@@ -51,7 +54,10 @@ const TEXT = {
     all_well: "未发现异常", all_well_help: "条规则已检查,目前均未触发。", try: "建议", show_curve: "查看曲线", show_samples: "查看样本", connection: "与面板的连接中断,正在重试 …",
     deleted: "已删除", min_score: "得分 从", max_score: "到", min_length: "长度 从", theme: "浅色或深色", not_finite: "非有限值",
     copy: "复制链接", copied: "已复制", notes: "未打开", more: "更多", page: "页", zoom_sync: "联动缩放",
-    of_groups: "个提示词", mean_reward: "平均奖励", missing_scores: "没有得分",
+    of_groups: "提示词", mean_reward: "平均奖励", missing_scores: "没有得分",
+    second: "秒", minute: "分", hour: "小时", day: "天", fact_reward_mean: "平均奖励", fact_reward_std: "奖励标准差",
+    fact_length_mean_chars: "平均长度(字符)", fact_truncated_share: "截断比例", fact_reward_error_share: "奖励出错比例",
+    fact_within_group_std: "组内标准差", fact_zero_advantage_share: "无梯度提示词比例", fact_duplicate_share: "重复比例",
   },
 };
 
@@ -63,5 +69,5 @@ export function language() {
   return lang;
 }
 export function t(key) {
-  return TEXT[lang][key] ?? TEXT.en[key] ?? key;
+  return TEXT[lang][key] ?? TEXT.en[key] ?? key.replace(/^fact_/, "").replaceAll("_", " ");
 }

@@ -1,4 +1,5 @@
 // Small helpers: elements, numbers, times, base64 float32. Text from logs only ever goes through textContent.
+import { language, t } from "./strings.js";
 
 export function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -41,10 +42,11 @@ export function number(value, digits = 4) {
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   const s = Math.max(0, Math.round(seconds));
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+  const [minutes, hours, days] = [60, 3600, 86400].map((unit) => Math.floor(s / unit));
+  if (s < 60) return `${s} ${t("second")}`;
+  if (s < 3600) return `${minutes} ${t("minute")}`;
+  if (s < 86400) return `${hours} ${t("hour")} ${minutes % 60} ${t("minute")}`;
+  return `${days} ${t("day")} ${hours % 24} ${t("hour")}`;
 }
 
 export function bytes(value) {
@@ -53,7 +55,7 @@ export function bytes(value) {
 }
 
 export function clock(epoch) {
-  return epoch ? new Date(epoch * 1000).toLocaleString() : "–";
+  return epoch ? new Date(epoch * 1000).toLocaleString(language() === "zh" ? "zh-CN" : undefined) : "–";
 }
 
 export function save(name, text, type) {

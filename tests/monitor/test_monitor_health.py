@@ -33,7 +33,8 @@ WELL = {
     "samples/zero_advantage_share": np.full(STEPS, 0.3), "samples/reward_error_share": np.zeros(STEPS),
     "samples/duplicate_share": np.full(STEPS, 0.05), "actor/pg_loss": noise(0, 0.01),
     "val/loss": ramp(2.0, 1.0) + noise(0, 0.005), "train/rewards/accuracies": ramp(0.5, 0.9) + 0.05,
-    "train/rewards/chosen": ramp(0, 0.5), "critic/vf_explained_var": ramp(-0.2, 0.8),
+    "judge/failure_share": np.zeros(STEPS), "train/rewards/chosen": ramp(0, 0.5),
+    "critic/vf_explained_var": ramp(-0.2, 0.8),
 }  # fmt: skip
 ILL = [
     ("not_finite", "actor/pg_loss", with_value(noise(0, 0.01), 77, np.nan), 78),
@@ -55,6 +56,7 @@ ILL = [
     ("critic_blind", "critic/vf_explained_var", np.where(np.arange(STEPS) < 200, 0.5, -0.5), 206),
     ("throughput_drop", "perf/throughput", np.where(np.arange(STEPS) < 300, 1000.0, 500.0), 307),
     ("reward_errors", "samples/reward_error_share", np.where(np.arange(STEPS) < 300, 0.0, 0.1), 301),
+    ("judge_failures", "judge/failure_share", np.where(np.arange(STEPS) < 300, 0.0, 0.1), 301),
     ("duplicates", "samples/duplicate_share", np.where(np.arange(STEPS) < 300, 0.0, 0.9), 302),
 ]
 

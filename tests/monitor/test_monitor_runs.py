@@ -287,3 +287,30 @@ def test_damaged_gpu_numbers_do_not_stop_the_rest(tmp_path: Path, loaded: Load) 
     folder = make_run(tmp_path / "r")
     write(folder / "gpu.jsonl", '{"time": "x"}\n{"time": 1, "gpus": [{"noindex": 1}]}\n[1]\n')
     assert only(loaded(tmp_path)).gpu.problems() == ["gpu.jsonl: 3 lines skipped"]
+
+
+def test_judge_metrics_are_added_up_per_step(tmp_path: Path, loaded: Load) -> None:
+    folder = make_run(tmp_path / "r", steps=3)
+    line = {"time": 1.0, "host": "h", "pid": 1, "step": 1, "split": "train", "samples": 4, "calls": 5, "cache_hits": 1,
+            "retries": 1, "failures": 1, "tokens_in": 100, "tokens_out": 10, "cost": 0.25, "seconds": 10.0}  # fmt: skip
+    rows = [line, line | {"pid": 2}, line | {"step": 2, "failures": 0}, line | {"step": 2, "split": "val"},
+            line | {"step": None}]  # fmt: skip
+    write(folder / "judge-metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows) + "broken\n")
+    run = only(loaded(tmp_path))
+    assert run.series("judge/samples").steps.tolist() == [1, 2]
+    assert run.series("judge/samples").values.tolist() == [8.0, 4.0]
+    assert run.series("judge/failure_share").values.tolist() == [0.25, 0.0]
+    assert run.series("judge/seconds_per_call").values.tolist() == [2.0, 2.0]
+    assert np.isnan(run.series("judge/val/cost").values[0]) and run.series("judge/val/cost").values[1] == 0.25
+    assert run.judge.problems() == ["judge-metrics.jsonl: 1 lines skipped"]
+
+
+def test_rounds_of_self_play_are_one_curve_with_marks(tmp_path: Path, loaded: Load) -> None:
+    folder = make_run(tmp_path / "gspo" / "rounds", steps=5)
+    for number, begin in ((2, 6), (3, 11)):
+        rows = [(step, {"critic/score/mean": step / 15}) for step in range(begin, begin + 5)]
+        write(folder / f"metrics-{number}.jsonl", jsonl(rows))
+    run = only(loaded(tmp_path))
+    assert run.series("critic/score/mean").steps.tolist() == list(range(1, 16))
+    assert run.resumed_at == [6, 11]
+    assert run.series("critic/score/mean").branches == []
