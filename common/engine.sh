@@ -74,10 +74,7 @@ engine::budget() {
 # quadratic in the length of the pack.
 engine::attention() {
   [[ "$ATTENTION" == packed_sdpa ]] || return 0
-  OVERRIDES+=(
-    "model.external_lib=common.packed_attention"
-    "+model.override_config.attn_implementation=packed_sdpa"
-  )
+  OVERRIDES+=("model.external_lib=common.packed_sdpa" "+model.override_config.attn_implementation=sdpa")
 }
 
 # PROFILE names a verl profiler tool; PROFILE_STEPS the first and last step it records.

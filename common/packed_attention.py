@@ -1,12 +1,13 @@
-"""Attention over packed batches without flash-attn: the attention implementation ``packed_sdpa``.
+"""Attention over packed batches without flash-attn.
 
 A packed batch is one row of several sequences, told apart by their position ids. Upstream gives such rows to
 flash-attn; transformers' own ``sdpa`` builds a mask of the whole row and is quadratic in its length. Here each
 sequence is one causal ``scaled_dot_product_attention``: linear in the number of sequences, no mask, and equal to
 the padded batch. Padded batches and generation go to transformers' ``sdpa`` unchanged.
 
-Importing this module registers the name; verl imports it through
-``model.external_lib=common.packed_attention model.override_config.attn_implementation=packed_sdpa``.
+`install` puts it in the place of ``sdpa`` in this process; verl does so through
+``model.external_lib=common.packed_sdpa model.override_config.attn_implementation=sdpa``. It has no name of its own
+because verl writes the name into the exported model's config.json, where nobody else would know it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-NAME = "packed_sdpa"
+REPLACED = "sdpa"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def packed_attention(
     unknown = [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]
     if unknown:
         raise ValueError(
-            f"{NAME} cannot compute this model's attention ({', '.join(unknown)}): install flash-attn, or set "
+            f"sdpa cannot compute this model's attention ({', '.join(unknown)}): install flash-attn, or set "
             "model.override_config.attn_implementation=eager and model.use_remove_padding=False"
         )
     ranks, position_ids = _sequence_parallel_size(), kwargs.get("position_ids")
@@ -198,15 +199,12 @@ def _ulysses(
     lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     window = kwargs.get("sliding_window")
     if window and max(lengths) > window:
-        raise ValueError(f"{NAME}: a sliding window of {window} tokens needs SEQUENCE_PARALLEL_SIZE=1")
+        raise ValueError(f"packed sdpa: a sliding window of {window} tokens needs SEQUENCE_PARALLEL_SIZE=1")
     output = attend(query, key, value, Segments(lengths, [None] * len(lengths)), dropout, scaling)
     return gather_heads_scatter_seq(output, seq_dim=1, head_dim=2)
 
 
-def register() -> None:
-    """Make the name known to transformers; calling it again changes nothing."""
-    ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, packed_mask)
-
-
-register()
+def install(name: str = REPLACED) -> None:
+    """Make it transformers' attention *name* in this process; calling it again changes nothing."""
+    ALL_ATTENTION_FUNCTIONS.register(name, packed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, packed_mask)

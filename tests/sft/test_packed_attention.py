@@ -7,7 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from common import packed_attention
-from common.packed_attention import NAME, Segments
+from common.packed_attention import Segments
+
+NAME = "packed_sdpa"
+packed_attention.install(NAME)
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 100}
 LENGTHS = [5, 1, 17, 5, 9]
