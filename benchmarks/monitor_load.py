@@ -3,43 +3,48 @@ Chromium, with TensorBoard and trackio on the same numbers in the same run.
 
     python benchmarks/monitor_load.py                      # everything, about 5 minutes
     python benchmarks/monitor_load.py --no-peers           # the panel alone
-    python benchmarks/monitor_load.py --heap-minutes 30    # browser memory over time (5 in CI)
+    python benchmarks/monitor_load.py --heap-minutes 30    # browser memory over time (CI: as many refreshes as in 5)
 
-Needs Debian's chromium, playwright, tensorboard; makes a virtual environment of its own for trackio (kept in
-~/.cache/verl_training). Prints one row per target and exits 1 when one is missed.
+Needs Debian's chromium, playwright, tensorboard; trackio gets an environment of its own (benchmarks/peers.py). Prints
+one row per target and exits 1 when one is missed.
 """
+# ruff: noqa: E402  (the repository is not installed)
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import psutil
-from playwright.sync_api import Browser, CDPSession, Page, Response, sync_playwright
+from playwright.sync_api import Browser, Page, Response, sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks import monitor_logs  # noqa: E402  (the repository is not installed)
-from benchmarks.monitor_browser import CHROMIUM, FLAGS  # noqa: E402
+from benchmarks import monitor_logs
+from benchmarks.monitor_browser import CHROMIUM, FLAGS
+from benchmarks.monitor_heap import heap_growth
+from benchmarks.monitor_panel import (
+    cpu_ms,
+    free_port,
+    memory_mb,
+    panel_command,
+    percentile,
+    post,
+    run_files,
+    server,
+    wait_for_gradio,
+    wait_for_port,
+    write_config,
+)  # fmt: skip
+from benchmarks.monitor_peers import measure_tensorboard, measure_trackio
 
-TRACKIO = "trackio==0.43.0"
 REFRESHES = 15
-LOADED = "document.querySelector('#vt-panel,.vt-root')?.shadowRoot?.querySelector('.vt')?.dataset.loaded"
 
 
 class Targets:
@@ -53,74 +58,6 @@ class Targets:
         self.missed += verdict == "MISSED"
         bound = "" if limit is None else f"<= {limit:g}"
         print(f"{what:<58} {value:>10.3f} {unit:<6} {bound:<10} {verdict:<7} {note}", flush=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def server(command: list[str], env: dict[str, str] | None = None) -> Iterator[psutil.Popen]:
-    """A server process, ended with its children at the end."""
-    process = psutil.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})}
-    )
-    try:
-        yield process
-    finally:
-        family = [process, *process.children(recursive=True)]
-        for member in family:
-            try:
-                member.send_signal(signal.SIGTERM)
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(family, timeout=8)
-        for member in family:
-            if member.is_running():
-                member.kill()
-
-
-def panel_command(logs: Path, port: int, config: Path) -> list[str]:
-    return [
-        sys.executable, str(REPOSITORY / "monitor" / "app.py"), "--log_dir", str(logs), "--port", str(port),
-        "--config", str(config),
-    ]  # fmt: skip
-
-
-def wait_for_port(port: int, seconds: float = 60.0) -> None:
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.01)
-    raise SystemExit(f"no server on port {port} after {seconds:.0f} s")
-
-
-def post(url: str, body: dict[str, Any]) -> bytes:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        return bytes(reply.read())
-
-
-def memory_mb(process: psutil.Popen) -> float:
-    members = [process, *process.children(recursive=True)]
-    return sum(member.memory_info().rss for member in members) / 2**20
-
-
-def cpu_ms(process: psutil.Popen) -> float:
-    """CPU time of all threads so far; /proc's schedstat counts nanoseconds where cpu_times counts 10 ms."""
-    total = 0
-    for task in Path(f"/proc/{process.pid}/task").iterdir():
-        total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e6
-
-
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
 
 def until_loaded(port: int, begin: float) -> float:
@@ -158,10 +95,6 @@ def measure_start(browser: Browser, logs: Path, config: Path) -> tuple[float, fl
         used = memory_mb(process)
     tab.close()
     return first, loaded[0], used
-
-
-def run_files(logs: Path) -> list[Path]:
-    return sorted(logs.glob("run*/metrics-1.jsonl"))
 
 
 def measure_refresh(browser: Browser, logs: Path, config: Path, steps: int, targets: Targets) -> None:
@@ -227,18 +160,6 @@ def measure_refresh(browser: Browser, logs: Path, config: Path, steps: int, targ
             tab.close()
 
 
-def wait_for_gradio(address: str) -> None:
-    end = time.perf_counter() + 180
-    while time.perf_counter() < end:
-        try:
-            with urllib.request.urlopen(address + "config", timeout=10) as reply:
-                if reply.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("Gradio did not start within 180 s")
-
-
 def measure_samples(browser: Browser, folder: Path, config: Path, targets: Targets) -> None:
     """A step of 320 prompts x 8 answers, some 14 MB: from the click to the painted page."""
     logs = folder / "sample_logs"
@@ -283,11 +204,6 @@ def _timed(tab: Page, action: str) -> float:
     return float(tab.evaluate("window.vtPanel.app.tabs.samples.root.dataset.ms"))
 
 
-def heap_mb(session: CDPSession) -> float:
-    session.send("HeapProfiler.collectGarbage")
-    return float(session.send("Runtime.getHeapUsage")["usedSize"]) / 2**20
-
-
 def measure_heap(
     browser: Browser, logs: Path, config: Path, steps: int, minutes: float, targets: Targets
 ) -> None:
@@ -300,121 +216,11 @@ def measure_heap(
         tab = browser.new_page(viewport={"width": 1440, "height": 900})
         tab.goto(f"http://127.0.0.1:{port}/?runs={runs}")
         tab.wait_for_selector("[data-painted]", timeout=60_000)
-        session = tab.context.new_cdp_session(tab)
-        _grow(tab, logs, steps, 20)
-        begin = heap_mb(session)
-        _grow(tab, logs, steps + 1_000_000, int(minutes * 30))
-        targets.row(
-            f"heap growth over {minutes:g} min (from {begin:.0f} MB)", heap_mb(session) - begin, "MB", 50.0
+        begin, grown = heap_growth(
+            tab, logs, steps, int(minutes * 30), lambda step: tab.wait_for_timeout(2000)
         )
+        targets.row(f"heap growth over {minutes:g} min (from {begin:.0f} MB)", grown, "MB", 50.0)
         tab.close()
-
-
-def _grow(tab: Page, logs: Path, step: int, refreshes: int) -> None:
-    for _ in range(refreshes):
-        step += 1
-        for path in run_files(logs):
-            monitor_logs.append_line(path, step)
-        tab.wait_for_timeout(2000)
-
-
-def measure_tensorboard(folder: Path, runs: int, steps: int) -> float:
-    """Seconds from process start until the API has the last step of every run (it paints nothing)."""
-    # One file under ten names: TensorBoard reads it ten times all the same.
-    first = folder / "run0" / "events.out.tfevents.1700000000.host.1.0"
-    monitor_logs.write_tfevents(first, 0, steps)
-    for i in range(1, runs):
-        (folder / f"run{i}").mkdir()
-        os.link(first, folder / f"run{i}" / first.name)
-    port = free_port()
-    address = f"http://127.0.0.1:{port}/data/plugin/scalars"
-    begin = time.perf_counter()
-    tool = Path(sys.executable).with_name("tensorboard")
-    with server([str(tool), "--logdir", str(folder), "--port", str(port), "--host", "127.0.0.1"]):
-        waiting = {f"run{i}" for i in range(runs)}
-        while waiting:
-            for name in sorted(waiting):
-                try:
-                    with urllib.request.urlopen(
-                        f"{address}/scalars?run={name}&tag=critic%2Fscore%2Fmean", timeout=5
-                    ) as r:
-                        points = json.loads(r.read())
-                    if points and points[-1][1] >= steps:
-                        waiting.discard(name)
-                except (OSError, ValueError):
-                    break
-            if time.perf_counter() - begin > 180:
-                raise SystemExit("TensorBoard did not load within 180 s")
-            time.sleep(0.05)
-        return time.perf_counter() - begin
-
-
-def trackio_python() -> Path:
-    """The Python of trackio's own virtual environment, made on first use."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "verl_training"
-    folder = home / ("bench-" + TRACKIO.replace("==", "-"))
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", TRACKIO], check=True)
-        (folder / "ready").touch()
-    return python
-
-
-_FILL = """
-import sys, orjson
-from pathlib import Path
-from trackio.sqlite_storage import SQLiteStorage
-for log in map(Path, sys.argv[1:]):
-    rows = [orjson.loads(line) for line in log.read_bytes().splitlines()]
-    data, steps = [r["data"] for r in rows], [r["step"] for r in rows]
-    SQLiteStorage.bulk_log("bench", log.parent.name, data, steps=steps)
-"""
-
-
-def measure_trackio(browser: Browser, logs: Path, folder: Path) -> float:
-    """Seconds from process start to its first painted plot."""
-    python = trackio_python()
-    env = {"TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "BROWSER": "true"}
-    subprocess.run(
-        [str(python), "-c", _FILL, *map(str, run_files(logs))], check=True, env={**os.environ, **env}
-    )
-    port = free_port()
-    tab = browser.new_page(viewport={"width": 1440, "height": 900})
-    begin = time.perf_counter()
-    env |= {"GRADIO_SERVER_PORT": str(port), "TRACKIO_SERVER_PORT": str(port)}
-    with server([str(python.with_name("trackio")), "show", "--project", "bench"], env) as process:
-        found = 0
-        while not found and time.perf_counter() - begin < 60:
-            members = [process, *process.children(recursive=True)]
-            ports = [
-                c.laddr.port
-                for m in members
-                for c in m.net_connections("tcp")
-                if c.status == psutil.CONN_LISTEN
-            ]
-            found = ports[0] if ports else 0
-            time.sleep(0.02)
-        if not found:
-            raise SystemExit("trackio opened no port within 60 s")
-        tab.goto(f"http://127.0.0.1:{found}/?project=bench", wait_until="commit")
-        tab.wait_for_selector(".vega-embed canvas, .vega-embed svg, canvas.marks, svg.marks", timeout=170_000)
-        took = time.perf_counter() - begin
-    tab.close()
-    return took
-
-
-def write_config(folder: Path) -> Path:
-    """The shipped settings with an index cache of our own."""
-    text = (REPOSITORY / "monitor" / "config.yaml").read_text(encoding="utf-8")
-    lines = [
-        f"index_cache: {folder / 'cache'}" if line.startswith("index_cache:") else line
-        for line in text.splitlines()
-    ]
-    path = folder / "config.yaml"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

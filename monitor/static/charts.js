@@ -91,7 +91,7 @@ export class Charts {
         if (section.items.length > MAX_PER_SECTION) {
           body.append(el("div", { class: "vt-note" }, `${section.items.length - MAX_PER_SECTION} ${t("more")}`));
         }
-        if (!section.items.length) body.append(el("div", { class: "vt-note" }, t("nothing_matches")));
+        if (!section.items.length) body.append(el("div", { class: "vt-note" }, t("no_metric_matches")));
       }
       const toggle = () => {
         if (["main", "matches"].includes(section.id)) return;

@@ -21,7 +21,7 @@ export class Samples {
     };
     const slow = debounce(250, change);
     const input = (props) => el("input", { class: "vt-input", oninput: slow, ...props });
-    const number = (placeholder) => input({ type: "number", step: "any", placeholder, class: "vt-input vt-narrow" });
+    const number = (placeholder, size = "vt-narrow") => input({ type: "number", step: "any", placeholder, class: `vt-input ${size}` });
     this.runSelect = el("select", { class: "vt-input", "aria-label": t("run"), onchange: () => this.go({ run: this.runSelect.value, step: null, kind: null }) });
     this.kindSelect = el("select", { class: "vt-input", onchange: () => this.go({ kind: this.kindSelect.value, step: null }) });
     this.stepRange = el("input", { type: "range", min: 0, max: 0, "aria-label": t("step"), oninput: () => this.go({ step: this.steps[+this.stepRange.value] }) });
@@ -29,7 +29,7 @@ export class Samples {
     const move = (by) => () => this.go({ step: this.steps[Math.min(this.steps.length - 1, Math.max(0, +this.stepRange.value + by))] });
     this.fields = {
       text: input({ type: "search", placeholder: t("text"), class: "vt-input vt-broad" }), regex: el("input", { type: "checkbox", onchange: change }),
-      low: number(t("min_score")), high: number(t("max_score")), shortest: number(t("min_length")), longest: number(t("max_score")),
+      low: number(t("min_score")), high: number(t("max_score"), "vt-small"), shortest: number(t("min_length")), longest: number(t("max_score"), "vt-small"),
       outcome: el("select", { class: "vt-input", onchange: change }, [["", "any"], ["wrong", "wrong"], ["right", "right"], ["mixed", "mixed"]].map(([value, key]) => el("option", { value }, t(key)))),
       truncated: el("input", { type: "checkbox", onchange: change }),
       sort: el("select", { class: "vt-input", onchange: change }, [["", "as_written"], ["worst", "worst"], ["best", "best_first"], ["spread", "spread"], ["longest", "longest"]].map(([value, key]) => el("option", { value }, t(key)))),

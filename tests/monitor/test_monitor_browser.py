@@ -18,6 +18,7 @@ from test_monitor_app import panel
 
 from benchmarks import monitor_logs
 from benchmarks.monitor_browser import CHROMIUM, FLAGS
+from benchmarks.monitor_heap import heap_growth
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CARD = "window.vtPanel.app.charts.cards.get('{}')"
@@ -78,16 +79,19 @@ class Tab:
         assert self.problems == []
 
 
+def fast_refresh(folder: Path, seconds: float) -> Path:
+    """The shipped settings with another refresh time."""
+    shipped = (ROOT / "monitor" / "config.yaml").read_text(encoding="utf-8")
+    changed = shipped.replace("refresh_seconds: 2 ", f"refresh_seconds: {seconds} ")
+    assert changed != shipped
+    return write(folder / "config.yaml", changed)
+
+
 def test_zoom_stays_and_a_spike_shows(tmp_path: Path, browser: Any) -> None:
     log = tmp_path / "logs" / "r" / "metrics-1.jsonl"
     monitor_logs.write_jsonl(log, 1, 100_000)
     spike = 100_000 // 2 + 1 + 1
-    config = write(
-        tmp_path / "config.yaml",
-        (ROOT / "monitor" / "config.yaml")
-        .read_text(encoding="utf-8")
-        .replace("refresh_seconds: 2 ", "refresh_seconds: 0.3 "),
-    )
+    config = fast_refresh(tmp_path, 0.3)
     with panel(tmp_path / "logs", "--config", str(config)) as address:
         tab = Tab(browser, f"{address}/?charts=grad_norm~reward_mean")
         tab.painted()
@@ -229,6 +233,26 @@ def test_step_of_2560_samples_is_usable(tmp_path: Path, browser: Any) -> None:
         tab.page.get_by_placeholder("text in prompt or answer").fill("319-7")
         tab.wait("window.vtPanel.app.panes.samples.dataset.matched === '1'")
         assert tab.page.locator(".vt-answer mark").all_inner_texts() == ["319-7"]
+        tab.close()
+
+
+def test_memory_of_an_open_page_stays(tmp_path: Path, browser: Any) -> None:
+    """Five minutes of refreshes at 2 s, as fast as they come: what a page keeps, it keeps per refresh.
+
+    The half hour of benchmarks/monitor_load.py (--heap-minutes 30) may grow by 50 MB; this is its sixth.
+    """
+    logs = tmp_path / "logs"
+    for i in range(10):
+        monitor_logs.write_jsonl(logs / f"run{i}" / "metrics-1.jsonl", i, 3000)
+    with panel(logs, "--config", str(fast_refresh(tmp_path, 0.1))) as address:
+        tab = Tab(browser, f"{address}/?runs={'~'.join(f'run{i}' for i in range(10))}")
+        tab.painted()
+        card = CARD.format("reward_mean")
+        tab.wait(f"{card}.lines.size === 10")
+        _, grown = heap_growth(
+            tab.page, logs, 3000, 150, lambda step: tab.wait(f"{card}.lines.get('run9').x.at(-1) === {step}")
+        )
+        assert grown < 50 / 6
         tab.close()
 
 
