@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,7 +75,42 @@ OTHER = {
     "LOGGERS": "tensorboard",
     "PROFILE": "torch",
     "PROFILE_STEPS": "3",
+    "MAX_LENGTH": "300",
+    "TRUNCATION": "right",
+    "CHAT_TEMPLATE": "{tmp}/template.jinja",
+    "ENABLE_THINKING": "true",
+    "LR_SCHEDULER": "constant",
+    "WARMUP_RATIO": "0.5",
+    "WEIGHT_DECAY": "0.2",
+    "MAX_GRAD_NORM": "0.5",
+    "PACKING": "false",
+    "CRITIC_MODEL_PATH": "{tmp}/model",
+    "GAMMA": "0.9",
+    "GAE_LAMBDA": "0.95",
+    "PPO_EPOCHS": "2",
+    "CLIP_RATIO_C": "5.0",
+    "KL_MODE": "loss",
+    "KL_COEF": "0.01",
+    "KL_ESTIMATOR": "mse",
+    "KL_CONTROLLER": "adaptive",
+    "KL_TARGET": "0.2",
+    "KL_HORIZON": "500",
+    "CRITIC_LEARNING_RATE": "2e-5",
+    "CRITIC_WARMUP": "2",
+    "CLIPRANGE_VALUE": "0.2",
+    "CRITIC_MAX_TOKENS_PER_GPU": "700",
+    "CRITIC_MICRO_BATCH_SIZE": "2",
+    "CRITIC_GRADIENT_CHECKPOINTING": "true",
+    "CRITIC_OFFLOAD": "true",
+    "REWARD_SOURCE": "model",
+    "REWARD_MODEL_PATH": "{tmp}/classifier2",
+    "REWARD_MODEL_CONFIG": "{tmp}/reward_model.yaml",
+    "API_REWARD_CONFIG": "{tmp}/reward_model.yaml",
+    "REWARD_WEIGHTS": "function=1.0,model=0.25",
+    "REPRODUCIBLE": "false",
 }
+# Where a method's own default is that value.
+OTHER_OF = {"sft": {"TRAIN_BATCH_SIZE": "32", "TOTAL_EPOCHS": "2"}}
 # These need another knob to matter.
 WITH = {
     "REWARD_KWARGS": ["--reward_func_path", "{tmp}/reward.py"],
@@ -83,8 +119,23 @@ WITH = {
     "ROLLOUT_TP_SIZE": ["--n_gpus", "2"],
     "PROFILE_STEPS": ["--profile", "torch"],
 }
+CLASSIFIER = ["--reward_model_path", "{tmp}/classifier"]
+WITH_OF = {
+    "ppo": {
+        "KL_CONTROLLER": ["--kl_mode", "reward"],
+        "REWARD_SOURCE": CLASSIFIER,
+        "REWARD_MODEL_PATH": [*CLASSIFIER, "--reward_source", "model"],
+        "REWARD_MODEL_CONFIG": [*CLASSIFIER, "--reward_source", "model"],
+        "API_REWARD_CONFIG": ["--reward_source", "api"],
+        "REWARD_WEIGHTS": [*CLASSIFIER, "--reward_source", "mix"],
+        "ROLLOUT_ENGINE": ["--reproducible", "false"],
+    }
+}
 # What these change is tested where it is: BAD_ROWS in test_bad_input, RESUME in test_runs, DEVICE in test_arguments.
 ELSEWHERE = {"BAD_ROWS", "RESUME", "DEVICE"}
+# torchrun's arguments and the environment, not the config: test_engine.py.
+TORCHRUN = {"NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WANDB_ENTITY", "NNODES"}
+ELSEWHERE_OF = {"sft": TORCHRUN, "dpo": TORCHRUN}
 
 
 @pytest.fixture
@@ -94,20 +145,31 @@ def other_files(tmp_path: Path) -> Path:
         "def compute_score(data_source, solution_str, ground_truth, extra_info=None, weight=1.0):\n    return weight\n"
     )
     small = ensure_bundled_model()
+    (tmp_path / "template.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     shutil.copytree(small, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    for name in ("classifier", "classifier2"):
+        shutil.copytree(tmp_path / "model", tmp_path / name)
+        scorer = {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}
+        (tmp_path / name / "config.json").write_text(json.dumps(scorer))
+    (tmp_path / "reward_model.yaml").write_text("serve: server\n")
     return tmp_path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_knob_changes_the_resolved_config(method: str, launch: Launcher, other_files: Path) -> None:
-    knobs = [knob.name for knob in read_block(ROOT / method / "train.sh") if knob.name not in ELSEWHERE]
-    missing = [name for name in knobs if name not in OTHER]
+    other = {**OTHER, **OTHER_OF.get(method, {})}
+    elsewhere = ELSEWHERE | ELSEWHERE_OF.get(method, set())
+    knobs = [knob.name for knob in read_block(ROOT / method / "train.sh") if knob.name not in elsewhere]
+    missing = [name for name in knobs if name not in other]
     assert not missing, f"give these knobs another value in this test: {missing}"
 
     def words_with(name: str) -> tuple[list[str], list[str]]:
-        extra = [word.format(tmp=other_files) for word in WITH.get(name, [])]
-        value = OTHER[name].format(tmp=other_files)
+        more = {**WITH, **WITH_OF.get(method, {})}.get(name, [])
+        extra = [word.format(tmp=other_files) for word in more]
+        value = other[name].format(tmp=other_files)
         return launch.dry_run(*BASE, *extra, method=method), launch.dry_run(
             *BASE, *extra, f"--{name.lower()}={value}", method=method
         )
