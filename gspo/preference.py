@@ -150,4 +150,9 @@ def _rows_of(uids: set[str]) -> dict[str, str]:
     keys = {key.rsplit("_", 2)[0]: key for key in tq.kv_list("train").get("train", {}) if key.count("_") >= 2}
     wanted = [key for uid, key in keys.items() if uid in uids]
     data = tq.kv_batch_get(keys=wanted, partition_id="train", select_fields=["uid", "index"])
-    return dict(zip(map(str, data["uid"].tolist()), map(str, data["index"].tolist()), strict=True))
+    return dict(zip(_texts(data["uid"]), _texts(data["index"]), strict=True))
+
+
+def _texts(column: Any) -> list[str]:
+    """A column as the queue returns it: a tensor, a stack of objects, or a plain list of them."""
+    return [str(value) for value in (column.tolist() if hasattr(column, "tolist") else column)]

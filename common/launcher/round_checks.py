@@ -26,11 +26,6 @@ def rounds_of(knobs: dict[str, str]) -> int:
     return max(1, number(knobs, "SELF_PLAY_ROUNDS"))
 
 
-def compares_groups(knobs: dict[str, str]) -> bool:
-    """True where an answer's advantage depends on the other answers to its prompt."""
-    return not (knobs.get("ADVANTAGE") == "preference" and knobs.get("OPPONENT") == "previous")
-
-
 def check(
     knobs: dict[str, str], extra: list[str], record: dict[str, Any], steps: int, train_file: str, force: bool
 ) -> list[str]:
@@ -56,7 +51,8 @@ def check(
         problems.append(f"{unwise}; --force goes on")
     if rounds > 1:
         problems += _continuation(knobs, extra)
-    problems += _same_rounds(record, steps // rounds)
+    if rounds > 1 or rounds_of(record.get("knobs", {})) > 1:
+        problems += _same_rounds(record, steps // rounds)
     if train_file and knobs.get("OPPONENT", "group") != "group":
         problems += _distinct_rows(Path(train_file))
     return problems
