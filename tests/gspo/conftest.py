@@ -8,4 +8,4 @@ from pathlib import Path
 # This folder cannot be a package (its name is the method's), so the launcher's tests are found by path.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from launcher.conftest import launch  # noqa: E402, F401
+from launcher.conftest import launch  # noqa: F401

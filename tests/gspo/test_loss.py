@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-
 from launcher.conftest import Launcher, composed
+from torch import Tensor
 
 
 def actor_config(launch: Launcher, *flags: str) -> object:

@@ -107,7 +107,7 @@ class Queue:
         self.rows = rows
 
     def kv_list(self, partition_id: str) -> dict:
-        return {partition_id: dict.fromkeys([*self.rows, "another-uid_0_0"], {})}
+        return {partition_id: {key: {} for key in [*self.rows, "another-uid_0_0"]}}
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> dict:
         uids = [key.rsplit("_", 2)[0] for key in keys]
@@ -126,7 +126,7 @@ def test_previous_scores_follow_the_rows(tmp_path: Path, monkeypatch: pytest.Mon
     assert values.tolist() == [[0.5], [0.0]]
     other = tmp_path / "round-3.json"
     other.write_text(json.dumps({"7": 0.25}))
-    with pytest.raises(ValueError, match="row 9 .* has no answer of the previous policy in .*round-3.json"):
+    with pytest.raises(ValueError, match=r"row 9 .* has no answer of the previous policy in .*round-3\.json"):
         previous_scores(["u-2"], str(other))
 
 

@@ -114,7 +114,10 @@ OTHER = {
     "REPRODUCIBLE": "false",
 }
 # Where a method's own default is that value.
-OTHER_OF = {"sft": {"TRAIN_BATCH_SIZE": "32", "TOTAL_EPOCHS": "2"}}
+OTHER_OF = {
+    "sft": {"TRAIN_BATCH_SIZE": "32", "TOTAL_EPOCHS": "2"},
+    "gspo": {"NORM_ADV_BY_STD": "true", "USE_KL_LOSS": "false"},
+}
 # These need another knob to matter.
 WITH = {
     "REWARD_KWARGS": ["--reward_func_path", "{tmp}/reward.py"],
