@@ -5,8 +5,8 @@ Chromium, with TensorBoard and trackio on the same numbers in the same run.
     python benchmarks/monitor_load.py --no-peers           # the panel alone
     python benchmarks/monitor_load.py --heap-minutes 30    # browser memory over time (CI: as many refreshes as in 5)
 
-Needs Debian's chromium, playwright, tensorboard; trackio gets an environment of its own (benchmarks/peers.py). Prints
-one row per target and exits 1 when one is missed.
+Needs Debian's chromium and playwright; TensorBoard and trackio get environments of their own (benchmarks/peers.py).
+Prints one row per target and exits 1 when one is missed.
 """
 # ruff: noqa: E402  (the repository is not installed)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -18,6 +17,8 @@ from benchmarks.monitor_panel import free_port, run_files, server
 from benchmarks.peers import peer_python
 
 TRACKIO = "trackio==0.43.0"
+# With its data server in Rust, which is what makes it fast; pkg_resources left setuptools with version 81.
+TENSORBOARD = ["tensorboard==2.21.0", "tensorboard-data-server==0.7.2", "setuptools<81"]
 
 
 def measure_tensorboard(folder: Path, runs: int, steps: int) -> float:
@@ -28,10 +29,10 @@ def measure_tensorboard(folder: Path, runs: int, steps: int) -> float:
     for i in range(1, runs):
         (folder / f"run{i}").mkdir()
         os.link(first, folder / f"run{i}" / first.name)
+    tool = peer_python("tensorboard-2.21.0", TENSORBOARD).with_name("tensorboard")
     port = free_port()
     address = f"http://127.0.0.1:{port}/data/plugin/scalars"
     begin = time.perf_counter()
-    tool = Path(sys.executable).with_name("tensorboard")
     with server([str(tool), "--logdir", str(folder), "--port", str(port), "--host", "127.0.0.1"]):
         waiting = {f"run{i}" for i in range(runs)}
         while waiting:

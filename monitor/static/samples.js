@@ -133,7 +133,7 @@ export class Samples {
     clear(this.summary, el("div", { class: "vt-facts" },
       el("span", { class: "vt-fact" }, el("small", {}, t("total")), `${reply.matched} ${t("of")} ${reply.total}`),
       el("span", { class: "vt-fact" }, el("small", {}, t("of_groups")), String(reply.group_count)),
-      facts.map(([name, value]) => chip(t(`fact_${name}`), value))), this.histogram(reply.histogram));
+      facts.filter(([name]) => reply.kind !== "results" || name !== "zero_advantage_share").map(([name, value]) => chip(t(`fact_${name}`), value))), this.histogram(reply.histogram));
     if (!reply.groups.length) clear(this.list, el("div", { class: "vt-empty" }, t("nothing_matches")));
     else clear(this.list, reply.groups.map((group) => this.group(group)));
     const turn = (by) => () => {
@@ -192,7 +192,7 @@ export class Samples {
     return el("article", { class: "vt-answer" },
       el("header", {}, el("span", { class: `vt-score vt-score-${good}`, title: t("score") }, number(answer.final, 4)),
         answer.score !== answer.final && el("span", { class: "vt-meta" }, `${t("score")} ${number(answer.score, 4)}`),
-        el("span", { class: "vt-meta", title: "(r − mean) / std" }, `${t("advantage")} ${number(answer.advantage, 3)}`),
+        this.reply.kind !== "results" && el("span", { class: "vt-meta", title: "(r − mean) / std" }, `${t("advantage")} ${number(answer.advantage, 3)}`),
         el("span", { class: "vt-meta" }, `${answer.length} ${t("chars")}`), answer.truncated && el("span", { class: "vt-pill vt-s-stalled" }, t("truncated"))),
       parts.length > 0 && el("div", { class: "vt-facts" }, parts), body, more);
   }
