@@ -94,7 +94,7 @@ class Judge:
 
     @property
     def client(self) -> Client:
-        """Made at the first call: the clients' packages take a second to import."""
+        """Made at the first call, so that a judge whose replies are all cached imports no client."""
         if self._client is None:
             self._client = make_client(self.settings, self._key)
         return self._client
@@ -173,6 +173,7 @@ class Judge:
         Raises:
             CallFailed: of any kind.
         """
+        client = self.client  # made before a place in line is taken: its import takes a second
         estimate = sum(len(turn["content"]) for turn in messages) / _CHARACTERS_PER_TOKEN
         estimate += self.settings.max_tokens
         async with self.limits.turn(estimate):
@@ -180,7 +181,7 @@ class Judge:
             begin = time.perf_counter()
             try:
                 # The client's own timeout counts the time between bytes; this one the whole call.
-                reply = await asyncio.wait_for(self.client.ask(messages), self.settings.timeout)
+                reply = await asyncio.wait_for(client.ask(messages), self.settings.timeout)
             except Exception as error:
                 failure = error if isinstance(error, CallFailed) else classify(error, (self._key,))
                 if failure is None:

@@ -9,6 +9,7 @@ from time import monotonic
 
 # A quota of 60 a minute or more may be used up to one second ahead of its even pace.
 BURST_SECONDS = 1.0
+_ROUNDING = 1 + 1e-9
 
 
 class Pace:
@@ -20,7 +21,7 @@ class Pace:
     def __init__(self, per_minute: float, clock: Callable[[], float] = monotonic) -> None:
         self._burst = BURST_SECONDS if per_minute >= 60 else 0.0
         # The burst would come on top of a full minute's units, so the pace is a little slower.
-        self._seconds = (60.0 + self._burst) / per_minute
+        self._seconds = (60.0 + self._burst) / per_minute * _ROUNDING
         self._clock = clock
         self._free_at = clock()
 

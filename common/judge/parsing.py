@@ -42,9 +42,8 @@ def parse_score(reply: str, low: float, high: float, pattern: str = "") -> float
         found = re.findall(pattern, text)
         score = _plain(found[-1]) if found else None
     else:
-        score = _json_score(text, high)
-        if score is None:
-            score = _pattern_score(text, high)
+        values = list(_json_values(text))
+        score = _value(values[-1], high) if values else _pattern_score(text, high)
     if score is None:
         raise CallFailed("unparsable", f"no score in the judge's reply {_short(reply)}", reply=reply)
     if not low <= score <= high:
@@ -62,15 +61,13 @@ def parse_reason(reply: str) -> str:
     return ""
 
 
-def _json_score(text: str, high: float) -> float | None:
-    score = None
+def _json_values(text: str) -> Iterator[Any]:
+    """What stands under a score's key, object by object."""
     for found in _objects(text):
         lowered = {str(key).strip().lower().replace(" ", "_"): value for key, value in found.items()}
-        for key in _KEYS:
-            if key in lowered:
-                score = _value(lowered[key], high)
-                break
-    return score
+        key = next((key for key in _KEYS if key in lowered), None)
+        if key is not None:
+            yield lowered[key]
 
 
 def _value(value: Any, high: float) -> float | None:
@@ -96,8 +93,10 @@ def _objects(text: str) -> Iterator[Mapping[str, Any]]:
     while at >= 0:
         try:
             found, end = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError):
+        except json.JSONDecodeError:
             end = at + 1
+        except RecursionError:
+            return
         else:
             if isinstance(found, Mapping):
                 yield found

@@ -78,9 +78,14 @@ class Service:
         if not self._thread.is_alive() or self._loop.is_closed():
             return
         try:
-            self.submit(self.judge.close()).result(_CLOSE_SECONDS)
+            self.submit(self._end()).result(_CLOSE_SECONDS)
         finally:
             self._stop()
+
+    async def _end(self) -> None:
+        if self._flusher is not None:
+            self._flusher.cancel()
+        await self.judge.close()
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

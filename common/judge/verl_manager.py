@@ -25,16 +25,15 @@ class JudgeRewardManager(NaiveRewardManager):
     """Adds `raw_prompt`, `uid`, `session_id` and `group_size` to every sample's extra_info.
 
     Raises:
-        ValueError: several reward workers: limits, cache and groups are kept within one process. One asks the judge
-            for as many samples at once as max_concurrency says.
+        ValueError: several reward workers: limits, cache and groups are kept within one process.
     """
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         if config.reward.num_workers != 1:
             raise ValueError(
-                f"an API judge needs reward.num_workers=1, not {config.reward.num_workers}: rate limits and the "
-                "means of groups hold within one process (max_concurrency says how much happens at once)"
+                f"JudgeRewardManager needs reward.num_workers=1, not {config.reward.num_workers}: a judge's rate "
+                "limits and the means of groups hold within one process, which asks for many samples at once"
             )
         rollout = config.actor_rollout_ref.rollout
         self._train_size, self._val_size = int(rollout.n), int(rollout.val_kwargs.n)
