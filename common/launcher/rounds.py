@@ -122,6 +122,8 @@ class Rounds:
 
     def run(self, command: list[str], environment: Mapping[str, str]) -> int:
         """Run verl once; what it leaves running is ended. Returns its exit code, 128 + N for a signal N."""
+        if self.stopping:
+            return 130
         tag = f"{os.environ.get(processes.TAG, 'rounds')}#{os.getpid()}"
         child = subprocess.Popen(
             command,
@@ -169,6 +171,7 @@ class Rounds:
         """Metrics file of the round: verl's file logger empties the one it opens."""
         folder = self.plan.folder
         if not (folder / "run.json").is_file():  # a command pasted from --dry-run
+            folder.mkdir(parents=True, exist_ok=True)
             return folder / f"metrics-round-{number}.jsonl"
         record = runs.read(folder)
         attempt = record["attempts"][-1]
