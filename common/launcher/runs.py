@@ -9,15 +9,14 @@ Standard library only.
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.data_utils.atomic import write_text
 from common.launcher.errors import UserError
 
 SCHEMA = 1
@@ -65,11 +64,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def write(folder: Path, record: dict[str, Any]) -> None:
     """Replace ``run.json`` in one step, so that a reader or a kill never sees half a file."""
-    handle, temporary = tempfile.mkstemp(prefix=".run-", dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1, ensure_ascii=False)
-    Path(temporary).chmod(0o644)
-    Path(temporary).replace(folder / "run.json")
+    write_text(folder / "run.json", json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def latest_step(checkpoints: Path) -> int | None:
