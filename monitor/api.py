@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monitor import health, views
+from monitor import health, lifecycle, views
 from monitor.api_samples import ApiError, SampleApi, cell
 from monitor.metrics_collector import Collector
 from monitor.run import Run
@@ -190,7 +190,9 @@ class PanelApi:
 
     def entry(self, run: Run, now: float) -> Reply:
         """One line of the run list."""
-        state, why = run.state(now, self.settings.stall_factor, self.settings.stall_seconds)
+        state, why = run.state(now, self.settings.stall_factor, self.settings.stall_seconds, self.lang)
+        if state == "stalled":
+            why = lifecycle.WORDS[self.lang]["silent"]  # seconds would make news of every poll
         last_value, best_value, best_step, validation = self._validation(run)
         eta = run.eta(state)
         return {
@@ -199,7 +201,7 @@ class PanelApi:
             "method": run.method,
             "model": run.model,
             "state": state,
-            "why": why if state != "stalled" else why.split(" for ")[0],
+            "why": why,
             "step": run.last_step,
             "total": run.total_steps,
             "eta": None if eta is None else round(eta),
@@ -338,7 +340,7 @@ class PanelApi:
         return listed + self._state_observations(run, lang)
 
     def _state_observations(self, run: Run, lang: str) -> list[Reply]:
-        state, why = run.state(time.time(), self.settings.stall_factor, self.settings.stall_seconds)
+        state, why = run.state(time.time(), self.settings.stall_factor, self.settings.stall_seconds, lang)
         rows: list[Reply] = []
         if state in ("failed", "stalled"):
             label = {

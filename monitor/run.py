@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from monitor import knobs, log_parser
+from monitor import knobs, lifecycle, log_parser
 from monitor.discover import RunFiles
 from monitor.gpu_log import GpuLog
 from monitor.judge_log import JudgeLog
@@ -317,37 +315,11 @@ class Run:
         """The run's settings with secrets masked, verl overrides of its command included."""
         return knobs.shown(self.manifest)
 
-    def state(self, now: float, stall_factor: float, stall_seconds: float) -> tuple[str, str]:
+    def state(
+        self, now: float, stall_factor: float, stall_seconds: float, lang: str = "en"
+    ) -> tuple[str, str]:
         """(running | finished | failed | interrupted | stalled | ended | samples, one line why)."""
-        if self.files.results or not (
-            self.metric_tails or self.console_tails or self.event_tails or self.manifest
-        ):
-            return "samples", ""
-        idle = now - self.written if self.written else 0.0
-        patience = max(stall_seconds, stall_factor * (self.step_seconds or 0.0))
-        declared = str(self.manifest.get("state", ""))
-        if declared in ("finished", "failed", "interrupted"):
-            attempts = self.manifest.get("attempts")
-            last = attempts[-1] if isinstance(attempts, list) and attempts else {}
-            code = last.get("exit_code") if isinstance(last, dict) else None
-            return declared, f"exit code {code}" if code else ""
-        if declared:
-            pid = self.manifest.get("pid")
-            if isinstance(pid, int) and self.manifest.get("host") == socket.gethostname() and not _alive(pid):
-                return "failed", f"process {pid} is gone and never reported an end"
-            if idle > patience:
-                return (
-                    "stalled",
-                    f"nothing written for {idle:.0f} s (steps take {self.step_seconds or 0:.0f} s)",
-                )
-            return "running", ""
-        if self.facts.error and idle > 10:
-            return "failed", self.facts.error
-        if self.facts.total_steps and (self.facts.at or 0) >= self.facts.total_steps:
-            return "finished", ""
-        if idle <= patience:
-            return "running", ""
-        return "ended", "no end was recorded; nothing has been written for a while"
+        return lifecycle.state(self, now, stall_factor, stall_seconds, lang)
 
     def eta(self, state: str) -> float | None:
         """Seconds left, when the run is going and its length is known."""
@@ -388,13 +360,3 @@ def _kept(old: dict[int, LogTail], files: list[tuple[int, Path]], kind: str) -> 
             number += 1
         numbered[number] = known.get(path) or LogTail(path, kind)
     return numbered
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -207,6 +207,22 @@ def test_plain_names_of_the_issue_are_explained_in_both_languages(config: settin
         assert {"en", "zh"} <= config.names[name].meaning.keys()
 
 
+@pytest.mark.parametrize(
+    ("key", "group"),
+    [
+        ("train/loss", "loss"), ("train/lr", "loss"), ("train/grad_norm", "loss"), ("val/loss", "validation"),
+        ("train/global_tokens", "throughput"), ("train/mfu", "throughput"), ("train/rewards/chosen", "reward"),
+        ("train/logps/rejected", "reward"), ("val/rewards/accuracies", "validation"), ("critic/vf_loss", "loss"),
+        ("critic/vf_explained_var", "loss"), ("critic/values/mean", "loss"), ("critic/score/mean", "reward"),
+        ("actor/kl_loss", "kl"), ("actor/entropy_loss", "entropy"), ("actor/ppo_kl", "kl"), ("actor/entropy", "entropy"), ("timing_s/gen", "timing"),
+        ("response_length/mean", "length"), ("perf/throughput", "throughput"), ("val-core/x/acc/mean@1", "validation"),
+        ("perf/max_memory_allocated_gb", "memory"), ("judge/cost", "judge"), ("gpu/0/power_w", "gpu"), ("x", "other"),
+    ],
+)  # fmt: skip
+def test_keys_of_every_method_have_their_group(config: settings.Settings, key: str, group: str) -> None:
+    assert next(g.id for g in config.groups if g.pattern.search(key)) == group
+
+
 def test_run_list(tmp_path: Path, loaded: Load) -> None:
     make_run(tmp_path / "r", state="running", total=40)
     api = loaded(tmp_path)
