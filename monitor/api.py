@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monitor import health, lifecycle, views
+from monitor import health, views
 from monitor.api_samples import ApiError, SampleApi, cell
 from monitor.metrics_collector import Collector
 from monitor.run import Run
@@ -192,7 +192,7 @@ class PanelApi:
         """One line of the run list."""
         state, why = run.state(now, self.settings.stall_factor, self.settings.stall_seconds, self.lang)
         if state == "stalled":
-            why = lifecycle.WORDS[self.lang]["silent"]  # seconds would make news of every poll
+            why = ""  # its seconds would make news of every poll; Health tells them
         last_value, best_value, best_step, validation = self._validation(run)
         eta = run.eta(state)
         return {

@@ -13,15 +13,13 @@ WORDS = {
     "en": {
         "exit": "exit code {code}",
         "gone": "process {pid} is gone and never reported an end",
-        "silent": "nothing written",
-        "silent_for": "nothing written for {idle:.0f} s (steps take {pace:.0f} s)",
+        "silent": "nothing written for {idle:.0f} s (steps take {pace:.0f} s)",
         "unknown": "no end was recorded; nothing has been written for a while",
     },
     "zh": {
         "exit": "退出码 {code}",
         "gone": "进程 {pid} 已不在,且没有报告结束",
-        "silent": "没有新的写入",
-        "silent_for": "已有 {idle:.0f} 秒没有写入(每步约 {pace:.0f} 秒)",
+        "silent": "已有 {idle:.0f} 秒没有写入(每步约 {pace:.0f} 秒)",
         "unknown": "没有记录结束,且已有一段时间没有写入",
     },
 }
@@ -45,7 +43,7 @@ def state(run: Run, now: float, stall_factor: float, stall_seconds: float, lang:
         pid = run.manifest.get("pid")
         if isinstance(pid, int) and run.manifest.get("host") == socket.gethostname() and not _alive(pid):
             return "failed", words["gone"].format(pid=pid)
-        return ("stalled", words["silent_for"].format(idle=idle, pace=pace)) if silent else ("running", "")
+        return ("stalled", words["silent"].format(idle=idle, pace=pace)) if silent else ("running", "")
     if run.facts.error and idle > 10:
         return "failed", run.facts.error
     if run.facts.total_steps and (run.facts.at or 0) >= run.facts.total_steps:

@@ -55,7 +55,9 @@ export class Charts {
     if (state.search) {
       const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
       const hit = (name) => words.every((word) => name.toLowerCase().includes(word));
-      const found = [...Object.keys(plain).filter((n) => hit(n) || plain[n].some(hit)), ...metrics.filter(hit)];
+      const names = Object.keys(plain).filter((n) => hit(n) || plain[n].some(hit));
+      const drawn = new Set(names.flatMap((n) => plain[n]));
+      const found = [...names, ...metrics.filter((n) => hit(n) && !drawn.has(n))];
       return [{ id: "matches", title: t("matches"), items: found, open: true }];
     }
     const main = [...new Set([...state.charts, ...state.extra])].filter((n) => n in plain || metrics.includes(n));
