@@ -152,7 +152,7 @@ class Judge:
                 formless = failure.kind in ("unparsable", "out_of_range")
                 wait = 0.0 if formless else self._wait(failure, attempt)
                 spent = attempt >= self.settings.max_retries or (formless and reminders >= REMINDERS)
-                if not failure.retryable or spent or wait > self.settings.max_wait:
+                if not failure.retryable or spent or (failure.retry_after or 0) > self.settings.max_wait:
                     raise self._final(failure, attempt) from None
                 if formless:
                     reminders += 1
@@ -161,7 +161,7 @@ class Judge:
                 attempt += 1
                 self.metrics.add(tag, retries=1)
                 if failure.retry_after:
-                    self.limits.pause(wait)
+                    self.limits.pause(failure.retry_after)
                 await asyncio.sleep(wait)
                 continue
             self.cache.put(key, json.dumps({"text": reply.text}))
@@ -201,11 +201,12 @@ class Judge:
 
     def _wait(self, failure: CallFailed, attempt: int) -> float:
         """Seconds before the next attempt: what the server said, else exponential backoff with jitter."""
+        spread = self._jitter.uniform(0.0, self.settings.backoff)  # not all at the same moment
         if failure.retry_after is not None:
-            return failure.retry_after
+            return failure.retry_after + spread
         # The power is bounded: a float overflows long before a patient user's retries end.
         delay = self.settings.backoff * 2 ** min(attempt, 30)
-        return min(self.settings.max_wait, delay) * self._jitter.uniform(0.5, 1.0)
+        return min(self.settings.max_wait, (delay + spread) / 2)
 
     def _final(self, failure: CallFailed, attempt: int) -> CallFailed:
         tries = f" ({attempt + 1} attempts)" if attempt else ""

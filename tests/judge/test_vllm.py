@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cpu.test_patches import CPU_ENV
 
 from common.cpu.model import ensure_bundled_model
 from common.judge.check import check_config
@@ -22,7 +23,6 @@ from common.judge.failures import JudgeError
 from common.judge.metrics import totals
 from ppo.api_reward import compute_score
 
-from ..cpu.test_patches import CPU_ENV
 from .conftest import make
 
 pytestmark = pytest.mark.e2e
