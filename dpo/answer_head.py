@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from common.cpu.lean_layers import matmul
+
 IGNORE = -100
 # Logits held at once, in elements: 128 MiB in fp32.
 CHUNK = 2**25
@@ -28,7 +30,7 @@ class _LogProbs(torch.autograd.Function):
         rows = max(1, chunk // weight.shape[0])
         found, kept = [], None
         for part, label in zip(hidden.split(rows), labels.split(rows), strict=True):
-            logits = (part @ weight.t()).float()
+            logits = matmul(part, weight).float()
             total = logits.logsumexp(-1)
             found.append(logits.gather(-1, label[:, None])[:, 0] - total)
             kept = logits.sub_(total[:, None])
@@ -40,21 +42,22 @@ class _LogProbs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
         hidden, weight, labels, kept = ctx.saved_tensors
         to_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight = None
         start = 0
         for part, label, above in zip(
             hidden.split(ctx.rows), labels.split(ctx.rows), grad.split(ctx.rows), strict=True
         ):
-            logs = kept if kept is not None else (part @ weight.t()).float()
+            logs = kept if kept is not None else matmul(part, weight).float()
             if kept is None:
                 logs.sub_(logs.logsumexp(-1, keepdim=True))
             slope = logs.exp_().mul_(-above[:, None])
             slope.scatter_add_(-1, label[:, None], above[:, None])
             slope = slope.to(weight.dtype)
             if to_hidden is not None:
-                torch.mm(slope, weight, out=to_hidden[start : start + len(part)])
-            if to_weight is not None:
-                to_weight.addmm_(slope.t(), part)
+                to_hidden[start : start + len(part)] = matmul(slope, weight.t())
+            if ctx.needs_input_grad[1]:
+                more = matmul(slope.t(), part.t())
+                to_weight = more if to_weight is None else to_weight.add_(more)
             start += len(part)
         return to_hidden, to_weight, None, None
 

@@ -80,7 +80,7 @@ def shared_prompt_attention(
         # (shared, chosen) is a plain causal sequence.
         outputs.append(_causal(*(_joined(x[shared : shared + 2]) for x in (q, k, v)), dropout, scaling))
         outputs.append(_causal(q[right], *(_joined((x[shared], x[right])) for x in (k, v)), dropout, scaling))
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1), None
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:
