@@ -166,7 +166,7 @@ def _local(model: str, kind: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    auto = AutoModelForSequenceClassification if kind == "discriminative" else AutoModelForCausalLM
+    auto: Any = AutoModelForSequenceClassification if kind == "discriminative" else AutoModelForCausalLM
     loaded, report = auto.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
     if report["missing_keys"]:
         raise RewardError(
