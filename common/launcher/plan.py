@@ -101,8 +101,8 @@ def prepare_data(knobs: dict[str, str], task: str, model: str) -> Any:
             cache_root() / "data",
             val=knobs.get("VAL_DATA", ""),
             bad_rows=knobs.get("BAD_ROWS", "error"),
-            # SFT rows are tokenized as a whole, see token_data.
-            tokenizer=model if Path(model).is_dir() and task != "sft" else "",
+            # SFT and preference rows are tokenized as a whole, see token_data and dpo/checks.py.
+            tokenizer=model if Path(model).is_dir() and task == "rl" else "",
             max_prompt_length=checks.number(knobs, "MAX_PROMPT_LENGTH", 0) or None,
             max_length=checks.number(knobs, "MAX_LENGTH", 0) or None,
         )
@@ -171,7 +171,10 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     data = collector.run(prepare_data, knobs, task, model)
     sft = task == "sft" and data and model
     tokens = collector.run(token_data.prepare, knobs, data, model, extra) if sft else None
+    own = method_checks(method)
     rows = tokens.rows if tokens else usable_rows(data) if data else 10**9
+    if data and model and hasattr(own, "usable_rows") and "NO_PREFLIGHT" not in modes:
+        rows = collector.run(own.usable_rows, knobs, data, model) or rows
     if task in engine_checks.UNITS:
         collector.problems += engine_checks.check_batches(knobs, task, rows) + engine_checks.check_nodes(
             knobs
@@ -180,7 +183,6 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
         collector.problems += checks.check_batches(knobs, rows) + checks.check_group_size(knobs)
     collector.problems += checks.check_lora(knobs)
     name = knobs.get("EXPERIMENT_NAME") or runs.unique_name(output, method)
-    own = method_checks(method)
     run_dir = runs.logs_dir(output, method) / name
     derived: dict[str, str] = (collector.run(own.prepare, knobs, run_dir) or {}) if own else {}
     given = {**knobs, **derived}
@@ -297,7 +299,8 @@ def method_checks(method: str) -> Any:
     """``<method>/checks.py``, what only this method checks and derives from its knobs; None where there is none.
 
     It holds ``prepare(knobs, run_dir)``, which returns more values for the shell (they win over knobs of the same
-    name) or raises UserError, and ``score_own_rows(knobs, data)``, one line per problem of the reward.
+    name) or raises UserError, and may hold ``score_own_rows(knobs, data)``, one line per problem of the reward, and
+    ``usable_rows(knobs, data, model)``, the training rows that are left once the method has looked at them.
     """
     return import_module(f"{method}.checks") if (ROOT / method / "checks.py").is_file() else None
 
