@@ -90,6 +90,9 @@ class JudgeServer(ThreadingHTTPServer):
         self.closing = threading.Event()
         self.hold: threading.Barrier | None = None
 
+    def handle_error(self, *_: Any) -> None:
+        """Clients that gave up waiting are no news."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"

@@ -46,7 +46,7 @@ def test_failures_in_anthropics_shape(serve: Callable, config: Callable, act: Ac
 def test_a_failing_server_in_anthropics_shape(serve: Callable, config: Callable) -> None:
     server = serve(flaky(seed=3, share=0.3, good=lambda question: int(question) % 11))
     url = server.url.removesuffix("/v1")
-    service = make(config(url, provider="anthropic", max_retries=30, timeout=0.4, max_concurrency=16))
+    service = make(config(url, provider="anthropic", max_retries=30, timeout=1.5, max_concurrency=16))
     futures = [service.submit(service.judge.score(str(n), "a")) for n in range(60)]
     assert [future.result().score for future in futures] == [float(n % 11) for n in range(60)]
     assert len(server.seen) > 70
