@@ -46,19 +46,19 @@ export function figure(card, app) {
     shapes.push({ type: "line", x0: mark, x1: mark, yref: "paper", y0: 0, y1: 1, line: { color: bad, width: 1.5, dash: "dot" } });
   }
   const layout = {
-    uirevision: `${state.axis}|${card.name}|${card.zoomEpoch ?? 0}`, margin: { l: 54, r: 10, t: 6, b: 30 }, height: card.node.classList.contains("vt-wide") ? 380 : 230,
+    uirevision: `${state.axis}|${card.name}`, margin: { l: 54, r: 10, t: 6, b: 30 }, height: card.node.classList.contains("vt-wide") ? 380 : 230,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "x unified",
     hoverlabel: { font: { size: 11 }, bgcolor: style.getPropertyValue("--vt-card").trim(), bordercolor: rule },
     font: { size: 11, color: ink, family: "inherit" }, shapes,
     xaxis: { gridcolor: rule, zeroline: false, linecolor: rule, exponentformat: "SI", nticks: 6, tickfont: { size: 10 } },
     yaxis: { gridcolor: rule, zeroline: false, linecolor: rule, type: state.log.includes(card.name) ? "log" : "linear", exponentformat: "SI", nticks: 6, tickfont: { size: 10 } },
   };
-  Object.assign(layout.yaxis, valueAxis(traces.filter((trace) => trace.meta)));
+  Object.assign(layout.yaxis, valueAxis(traces.filter((trace) => trace.meta), layout.yaxis.type));
   return { traces, layout, missing };
 }
 
 // Small numbers as people write them (1e-6, not 1µ); a constant far from 1 would be drawn on an axis from -1 to 1.
-function valueAxis(traces) {
+function valueAxis(traces, type) {
   let low = Infinity, high = -Infinity;
   for (const trace of traces) {
     for (const value of trace.y) {
@@ -68,6 +68,6 @@ function valueAxis(traces) {
   }
   const size = Math.max(Math.abs(low), Math.abs(high));
   const axis = { exponentformat: size < 0.01 ? "e" : "SI" };
-  if (low === high && size > 0 && size < 0.1) axis.range = [Math.min(0, 2 * low), Math.max(0, 2 * low)];
+  if (type === "linear" && low === high && size > 0 && size < 0.1) axis.range = [Math.min(0, 2 * low), Math.max(0, 2 * low)];
   return axis;
 }

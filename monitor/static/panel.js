@@ -304,7 +304,8 @@ function fetchServer(base) {
 // Reading and running Plotly takes most of a second, so nothing waits for it but the drawing itself.
 function plotlyReady() {
   if (window.Plotly) return null;
-  const script = document.querySelector('script[src$="/plotly.min.js"]');
+  const script = document.querySelector('script[src$="/plotly.min.js"]')
+    ?? document.head.appendChild(el("script", { src: new URL("plotly.min.js", import.meta.url).href }));
   return new Promise((resolve) => script.addEventListener("load", resolve));
 }
 
