@@ -10,20 +10,7 @@ import pytest
 from .conftest import ROOT, Run, Trainer, wait_for_step
 
 pytestmark = pytest.mark.e2e
-SHARED = (
-    "--batch_size",
-    "4",
-    "--n",
-    "8",
-    "--steps",
-    "2",
-    "--seed",
-    "1",
-    "--lr",
-    "1e-5",
-    "--use_kl_loss",
-    "true",
-)
+SHARED = tuple("--batch_size 4 --n 8 --steps 2 --seed 1 --lr 1e-5 --use_kl_loss true".split())
 
 
 def in_folder(model: Path, name: str) -> bytes:
