@@ -22,7 +22,10 @@ import regex
 from monitor.log_parser import Int32, Int64
 from monitor.series import Float64
 
-_KNOWN = {"input", "prompt", "output", "response", "gts", "ground_truth", "score", "reward", "step", "uid"}
+_KNOWN = {
+    "input", "prompt", "output", "response", "gts", "ground_truth", "score", "reward", "step", "uid",
+    "item", "sample", "key", "truncated", "finish_reason",  # of test.sh: where the answer stands, how it ended
+}  # fmt: skip
 _ENDS = frozenset(".!?。！？)]}>\"'”’`*|$）】》")
 _CACHE_BYTES = 128 << 20
 MAX_FILE_BYTES = 512 << 20
@@ -123,7 +126,9 @@ def read_sample(row: dict[str, Any]) -> Sample:
         uid.rsplit("_", 2)[0] if uid.count("_") >= 2 else f"p{crc32(prompt.encode('utf-8', 'replace')):08x}"
     )
     parts = {
-        key: value for key, value in row.items() if key not in _KNOWN and not isinstance(value, (dict, list))
+        key: value
+        for key, value in row.items()
+        if key not in _KNOWN and value not in ("", None) and not isinstance(value, (dict, list))
     }
     nested = row.get("parts")
     if isinstance(nested, dict):

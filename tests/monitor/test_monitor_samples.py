@@ -218,14 +218,20 @@ def test_reward_parts_are_joined_by_answer(tmp_path: Path, loaded: Load) -> None
 
 
 def test_results_of_test_sh_open_as_samples(tmp_path: Path, loaded: Load) -> None:
-    rows = [sample(0, "q", i, 1.0, finish_reason="length") for i in range(3)]
+    own = {"item": 0, "key": "3f8b", "finish_reason": "length", "tokens": 10, "error": "", "reward_error": "",
+           "groups": {}, "right": True, "parts": {"acc": 1.0}}  # fmt: skip
+    rows = [sample(0, "q", i, 1.0, sample=i, **own) for i in range(3)]
     write(tmp_path / "eval" / "results.jsonl", "".join(rows))
     api = loaded(tmp_path)
     (run,) = api.collector.runs()
     assert api.entry(run, 0.0)["state"] == "samples"
     page = api.samples.page({"run": run.id})
     assert (page["kind"], page["total"]) == ("results", 3)
-    assert page["groups"][0]["answers"][0]["truncated"]
+    assert len(page["groups"]) == 1
+    first = page["groups"][0]["answers"][0]
+    assert first["truncated"]
+    assert first["parts"] == {"tokens": "10", "right": "True", "acc": "1"}
+    assert page["metrics"]["reward_error_share"] == 0.0
 
 
 def test_huge_dump_is_refused_in_words(tmp_path: Path, loaded: Load, monkeypatch: pytest.MonkeyPatch) -> None:
