@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,7 @@ def rows_for_rewards(trainer_base: Any) -> None:
     trainer = trainer_base.PPOTrainer
     upstream = trainer._compute_reward_colocate
 
+    @functools.wraps(upstream)
     def _compute_reward_colocate(self: Any, batch: Any, metrics: dict | None = None) -> Any:
         rows = trainer_base.tq.kv_batch_get(
             keys=batch.keys, partition_id=batch.partition_id, select_fields=list(ROW_FIELDS)
