@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -46,10 +47,13 @@ def serve(pipe: Connection) -> None:
     reply = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n{BODY}"
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-            await reader.readexactly(int(length.split(b":")[1]))
-            writer.write(reply.encode())
+        with suppress(asyncio.IncompleteReadError):  # the client closed
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+                await reader.readexactly(int(length.split(b":")[1]))
+                writer.write(reply.encode())
+        writer.close()
 
     async def run() -> None:
         server = await asyncio.start_server(one, "127.0.0.1", 0)
@@ -102,7 +106,7 @@ def judged(url: str, questions: list[str], concurrency: int) -> float:
         begin = time.perf_counter()
         for future in [service.submit(service.judge.score(question, "7")) for question in questions]:
             future.result()
-        service.judge.flush()
+        service.flush()
         seconds = time.perf_counter() - begin
         service.close()
         return seconds

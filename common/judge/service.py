@@ -68,8 +68,12 @@ class Service:
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.ensure_future(self._flush_later())
 
-    async def _flush_later(self) -> None:
-        await asyncio.sleep(FLUSH_SECONDS)
+    def flush(self) -> None:
+        """Write counts and judgements now; for other threads than the judge's."""
+        self.submit(self._flush_later(0.0)).result()
+
+    async def _flush_later(self, seconds: float = FLUSH_SECONDS) -> None:
+        await asyncio.sleep(seconds)
         self.judge.flush()
 
     def close(self) -> None:

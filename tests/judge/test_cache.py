@@ -88,7 +88,7 @@ def test_another_judge_wording_or_scale_is_another_judgement(
     first, second = make(config(server)), make(config(server, **change))
     for service in (first, first, second):
         service.submit(service.judge.score("q", "a")).result()
-        service.judge.cache.flush()
+        service.flush()
     assert len(server.seen) == 2
 
 
