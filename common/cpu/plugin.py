@@ -15,7 +15,7 @@ from typing import Any
 import wrapt
 
 from common import verl_fixes  # noqa: F401  (importing it mends what is wrong on every machine)
-from common.cpu import answer_logits, platform, vllm_patches  # noqa: F401  (importing platform registers it)
+from common.cpu import answer_logits, learned_logits, platform, vllm_patches  # noqa: F401  (importing platform registers it)
 from common.cpu.versions import require
 
 
@@ -66,6 +66,28 @@ def copy_received_weights(transfer: Any) -> None:
     transfer.BucketedWeightReceiver.receive_weights = receive_weights
 
 
+def all_to_all_in_one_tensor(ulysses: Any) -> None:
+    """Exchange one tensor instead of a list of them.
+
+    Upstream: ``verl.utils.ulysses.all_to_all_tensor`` calls ``torch.distributed.all_to_all``.
+    Without: "Backend gloo does not support alltoall", so no sequence parallelism on the CPU.
+    """
+    import torch
+
+    def all_to_all_tensor(
+        local_input: Any, scatter_dim: int, gather_dim: int, group: Any = None, async_op: bool = False
+    ) -> Any:
+        group = ulysses.get_ulysses_sequence_parallel_group() if group is None else group
+        parts = torch.distributed.get_world_size(group)
+        sent = torch.stack(torch.tensor_split(local_input, parts, scatter_dim))
+        received = torch.empty_like(sent)
+        torch.distributed.all_to_all_single(received, sent, group=group)
+        result = torch.cat(received.unbind(), dim=gather_dim)
+        return (lambda: result) if async_op else result
+
+    ulysses.all_to_all_tensor = all_to_all_tensor
+
+
 def poll_often(replay_buffer: Any) -> None:
     """Look for finished rollouts every 0.05 s instead of every 2 s.
 
@@ -100,6 +122,9 @@ def install() -> None:
     hook(poll_often, "verl.trainer.ppo.v1.replay_buffer")
     hook(answer_logits.label_answers, "verl.workers.engine.fsdp.transformer_impl")
     hook(answer_logits.skip_ignored_labels, "verl.utils.experimental.torch_functional")
+    hook(learned_logits.label_learned, "verl.workers.engine.fsdp.transformer_impl")
+    hook(learned_logits.log_probs_of_learned, "verl.utils.experimental.torch_functional")
+    hook(all_to_all_in_one_tensor, "verl.utils.ulysses")
     vllm_patches.register()
     spawn_by_fork()
 
