@@ -124,6 +124,8 @@ rl::reproducible() {
   printf '%s\n' "$a.rollout.agent.agent_loop_config_path=$(launch::quote "$ROOT/common/reproducible.yaml")" \
     "trainer.v1.sampler.custom_sampler.path=$(launch::quote "$ROOT/common/reproducible.py")" \
     "trainer.v1.sampler.custom_sampler.name=OrderedReplayBuffer"
+  # vLLM rewinds the seed of a prompt that it computed in pieces, which only CUDA's generators can do.
+  [[ "$DEVICE" == gpu ]] || printf '%s\n' "$a.rollout.enable_chunked_prefill=False"
   for engine in "$a.actor.fsdp_config" "$a.ref.fsdp_config" "$@"; do
     printf '%s\n' "$engine.full_determinism=True" "$engine.seed=$SEED"
   done
