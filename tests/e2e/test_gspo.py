@@ -10,7 +10,10 @@ import pytest
 from .conftest import ROOT, Run, Trainer, wait_for_step
 
 pytestmark = pytest.mark.e2e
-SHARED = tuple("--batch_size 4 --n 8 --steps 2 --seed 1 --lr 1e-5 --use_kl_loss true".split())
+SHARED = (
+    *("--batch_size", "4", "--n", "8", "--steps", "2", "--seed", "1"),
+    *("--lr", "1e-5", "--use_kl_loss", "true"),
+)
 
 
 def in_folder(model: Path, name: str) -> bytes:
