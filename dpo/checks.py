@@ -48,7 +48,9 @@ def prepare(knobs: dict[str, str], run_dir: Path) -> dict[str, str]:
         found.append(f"LORA_ADAPTER_PATH={adapter} holds no adapter_config.json: give a PEFT adapter folder")
     if knobs["LORA_REFERENCE"] == "adapter":
         if not adapter:
-            found.append("LORA_REFERENCE=adapter needs LORA_ADAPTER_PATH, the adapter that training starts from")
+            found.append(
+                "LORA_REFERENCE=adapter needs LORA_ADAPTER_PATH, the adapter that training starts from"
+            )
         if knobs["REF_MODEL_PATH"]:
             found.append("LORA_REFERENCE=adapter and REF_MODEL_PATH name two references: choose one")
     derived = {"REF_MODEL_DIR": "", "LORA_ADAPTER_DIR": ""}

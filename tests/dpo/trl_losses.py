@@ -1,7 +1,7 @@
-"""TRL's own loss code on given log-probs; runs in TRL's environment (see test_losses.py).
+"""TRL's own loss code on given log-probs; runs in TRL's environment (see test_dpo_losses.py).
 
-stdin: {"cases": [{"loss_type", "beta", "label_smoothing", "gamma"}], "policy": [[...]], "ref": [[...]], "mask": [[...]]}
-(2n rows: n chosen, then n rejected). stdout, last line: [{"loss", "grad"}] per case.
+stdin: {"cases": [{"loss_type", "beta", "label_smoothing", "gamma"}], "policy", "ref", "mask"}; the last three are lists
+of 2n rows, n chosen, then n rejected. stdout, last line: [{"loss", "grad"}] per case.
 """
 
 from __future__ import annotations
