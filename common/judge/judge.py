@@ -186,6 +186,8 @@ class Judge:
                 failure = error if isinstance(error, CallFailed) else classify(error, (self._key,))
                 if failure is None:
                     raise
+                if failure.kind != "timeout":  # the server may still be writing that one
+                    self.limits.used(estimate, 0)
                 # Nothing of the client's exception goes on: it holds the request with its headers.
                 raise failure from None
             finally:
@@ -201,12 +203,11 @@ class Judge:
 
     def _wait(self, failure: CallFailed, attempt: int) -> float:
         """Seconds before the next attempt: what the server said, else exponential backoff with jitter."""
-        spread = self._jitter.uniform(0.0, self.settings.backoff)  # not all at the same moment
         if failure.retry_after is not None:
-            return failure.retry_after + spread
+            return failure.retry_after + self._jitter.uniform(0.0, self.settings.backoff)
         # The power is bounded: a float overflows long before a patient user's retries end.
         delay = self.settings.backoff * 2 ** min(attempt, 30)
-        return min(self.settings.max_wait, (delay + spread) / 2)
+        return min(self.settings.max_wait, delay) * self._jitter.uniform(0.5, 1.0)
 
     def _final(self, failure: CallFailed, attempt: int) -> CallFailed:
         tries = f" ({attempt + 1} attempts)" if attempt else ""
