@@ -11,7 +11,7 @@ TRAIN_DATA="${TRAIN_DATA:-sft/data/train.jsonl}" # JSON, JSONL, CSV, XLSX, Parqu
 VAL_DATA="${VAL_DATA:-sft/data/val.jsonl}"       # same; empty = split off TRAIN_DATA
 BAD_ROWS="${BAD_ROWS:-error}"                    # error | quarantine: refuse the file, or set bad rows aside
 MAX_LENGTH="${MAX_LENGTH:-2048}"                 # tokens of a whole conversation
-TRUNCATION="${TRUNCATION:-error}"                # error | drop | right: longer rows are refused, left out, or cut at the end
+TRUNCATION="${TRUNCATION:-error}"                # error | drop | cut: longer rows are refused, left out, or cut at the end
 CHAT_TEMPLATE="${CHAT_TEMPLATE:-}"               # Jinja file in place of the model's template; base models have none
 ENABLE_THINKING="${ENABLE_THINKING:-auto}"       # auto | true | false: enable_thinking of the template, where a row does not say
 # == Optimisation ==
@@ -66,7 +66,7 @@ METHOD=sft
 TASK=sft
 # What a CPU run uses where you chose nothing.
 CPU_VALUES=(MODEL_PATH=smollm2 TRAIN_BATCH_SIZE=16 MAX_LENGTH=512 MAX_TOKENS_PER_GPU=2048 LEARNING_RATE=1e-4
-  GRADIENT_CHECKPOINTING=false KEEP_CHECKPOINTS=1)
+  TOTAL_STEPS=30 GRADIENT_CHECKPOINTING=false TEST_FREQ=15 KEEP_CHECKPOINTS=1)
 SMOKE_VALUES=("TRAIN_BATCH_SIZE<=4" TOTAL_STEPS=2 SAVE_FREQ=2 TEST_FREQ=2)
 
 # shellcheck source=common/launch.sh
@@ -75,11 +75,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/../common/launch.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/../common/engine.sh"
 
 launch::begin "$@"
-OWN=("data.truncation=$([[ "$TRUNCATION" == right ]] && echo right || echo error)")
+OWN=("data.truncation=$([[ "$TRUNCATION" == cut ]] && echo right || echo error)")
 if [[ -n "$DATASET_CLASS_PATH" ]]; then
   OWN+=("data.custom_cls.path=$(launch::quote "$DATASET_CLASS_PATH")" "data.custom_cls.name=$DATASET_CLASS_NAME")
 fi
 # What generation uses later, and upstream's dataset for rows with images.
 [[ -z "$CHAT_TEMPLATE" ]] || OWN+=("model.custom_chat_template=$(launch::quote "$(<"$CHAT_TEMPLATE")")")
 OWN+=("data.enable_thinking_default=$([[ "$ENABLE_THINKING" == auto ]] && echo null || echo "$ENABLE_THINKING")")
+# The CPU needs no logits that nobody reads.
+[[ "$DEVICE" == gpu ]] || OWN+=("model.external_lib=[common.packed_sdpa,common.cpu.sft_speed]")
 engine::run verl.trainer.sft_trainer "${OWN[@]}"

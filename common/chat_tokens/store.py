@@ -16,7 +16,7 @@ from common.data_utils.lengths import load_tokenizer
 from common.data_utils.records import Row
 from common.data_utils.verl_rows import restore
 
-TRUNCATIONS = ("error", "drop", "right")
+TRUNCATIONS = ("error", "drop", "cut")
 _BATCH = 512
 _SHOWN = 5
 
@@ -28,7 +28,7 @@ class Settings:
     Attributes:
         tokenizer: folder or hub id.
         max_length: tokens of a text.
-        truncation: "error", "drop" or "right", for longer texts.
+        truncation: "error", "drop" or "cut", for longer texts.
         chat_template: Jinja text that replaces the tokenizer's own; "" keeps that.
         thinking: value of the template's ``enable_thinking`` for rows that have none; None leaves it unset.
     """
@@ -197,11 +197,11 @@ def _fit(
         if settings.truncation == "error":
             counts.problems.append(
                 f"{place}: {len(ids)} tokens are more than MAX_LENGTH={settings.max_length}; raise it, or choose "
-                "TRUNCATION=drop or right"
+                "TRUNCATION=drop or cut"
             )
             return None
         keep = (
-            settings.max_length if settings.truncation == "right" and any(mask[: settings.max_length]) else 0
+            settings.max_length if settings.truncation == "cut" and any(mask[: settings.max_length]) else 0
         )
         counts.lost_tokens += len(ids) - keep
         if not keep:

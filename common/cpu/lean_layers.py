@@ -85,10 +85,15 @@ class _SwiGLU(torch.autograd.Function):
         return slope.mul_(grad).mul_(up), to_up
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``functional.linear``, through `matmul` for fp32 outside autocast."""
+    if x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+        return _Linear.apply(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
 def _linear(self: Any, x: Tensor) -> Tensor:
-    if x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
-        return _Linear.apply(x, self.weight, self.bias)
-    return functional.linear(x, self.weight, self.bias)
+    return linear(x, self.weight, self.bias)
 
 
 def _norm(self: Any, x: Tensor) -> Tensor:

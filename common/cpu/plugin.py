@@ -15,7 +15,7 @@ from typing import Any
 import wrapt
 
 from common import verl_fixes  # noqa: F401  (importing it mends what is wrong on every machine)
-from common.cpu import answer_logits, learned_logits, platform, vllm_patches  # noqa: F401  (importing platform registers it)
+from common.cpu import answer_logits, platform, vllm_patches  # noqa: F401  (importing platform registers it)
 from common.cpu.versions import require
 
 
@@ -122,8 +122,6 @@ def install() -> None:
     hook(poll_often, "verl.trainer.ppo.v1.replay_buffer")
     hook(answer_logits.label_answers, "verl.workers.engine.fsdp.transformer_impl")
     hook(answer_logits.skip_ignored_labels, "verl.utils.experimental.torch_functional")
-    hook(learned_logits.label_learned, "verl.workers.engine.fsdp.transformer_impl")
-    hook(learned_logits.log_probs_of_learned, "verl.utils.experimental.torch_functional")
     hook(all_to_all_in_one_tensor, "verl.utils.ulysses")
     vllm_patches.register()
     spawn_by_fork()

@@ -50,7 +50,7 @@ def prepare(knobs: dict[str, str], data: Any, model: str, extra: list[str]) -> T
 
     if _has_media(Path(data.train)):
         if knobs["TRUNCATION"] == "drop":
-            raise UserError("TRUNCATION=drop counts text tokens: rows with images need error or right")
+            raise UserError("TRUNCATION=drop counts text tokens: rows with images need error or cut")
         return TokenData(data.train, data.val or "", data.train_rows, data.dataset_class or {}, {})
     for word in extra:
         knob = _DECIDED_AT_LAUNCH.get(override_key(word))

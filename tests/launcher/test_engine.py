@@ -34,7 +34,7 @@ def test_default_run_on_a_machine_without_gpu(launch: Launcher) -> None:
     assert torchrun(done.call) == ["--standalone", "--nproc_per_node", "1"]
     assert words[5:9] == ["-m", "verl.trainer.sft_trainer", "--config-path", str(ROOT / "sft")]
     assert keys["model.use_remove_padding"] == "True"
-    assert keys["model.external_lib"] == "common.packed_sdpa"
+    assert keys["model.external_lib"] == "[common.packed_sdpa,common.cpu.sft_speed]"
     assert keys["trainer.device"] == "cpu"
     assert keys["data.custom_cls.name"] == "TokenDataset"
     assert done.call["env"]["VERL_FILE_LOGGER_PATH"].endswith("logs/sft/first/metrics-1.jsonl")
@@ -106,14 +106,14 @@ NODES = [
     (["--sequence_parallel_size", "2"], "SEQUENCE_PARALLEL_SIZE=2 does not divide 1 GPUs"),
     (
         ["--max_length", "60"],
-        "tokens are more than MAX_LENGTH=60; raise it, or choose TRUNCATION=drop or right",
+        "tokens are more than MAX_LENGTH=60; raise it, or choose TRUNCATION=drop or cut",
     ),
     (
         ["data.max_length=60"],
         "data.max_length=60: rows are tokenized before verl starts, so use --max_length",
     ),
     (["--chat_template", "/no/such"], "CHAT_TEMPLATE=/no/such cannot be read"),
-    (["--truncation", "left"], "TRUNCATION='left' must be one of error, drop, right"),
+    (["--truncation", "left"], "TRUNCATION='left' must be one of error, drop, cut"),
     (["--use_lora", "--lora_rank", "0"], "LORA_RANK=0 must be between 1 and 512"),
 ]
 
@@ -161,7 +161,7 @@ def test_what_was_cut_or_left_out_is_counted_aloud(launch: Launcher, tmp_path: P
     assert "TRAIN_DATA: 2 of 8 rows are longer than MAX_LENGTH=90 tokens" in dropped.err
     assert "0 cut at the end, 2 left out" in dropped.err
     assert launch.run_json("drop", "sft")["total_steps"] == 3
-    cut = sft(launch, *flags, "--truncation", "right", "--name", "cut")
+    cut = sft(launch, *flags, "--truncation", "cut", "--name", "cut")
     assert "2 cut at the end, 0 left out" in cut.err
     assert launch.run_json("cut", "sft")["total_steps"] == 4
     assert launch.run_json("cut", "sft")["tokens"]["TRAIN_DATA"]["lost_tokens"] > 100

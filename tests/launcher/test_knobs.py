@@ -80,7 +80,7 @@ OTHER = {
     "PROFILE": "torch",
     "PROFILE_STEPS": "3",
     "MAX_LENGTH": "300",
-    "TRUNCATION": "right",
+    "TRUNCATION": "cut",
     "CHAT_TEMPLATE": "{tmp}/template.jinja",
     "ENABLE_THINKING": "true",
     "LR_SCHEDULER": "constant",

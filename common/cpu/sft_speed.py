@@ -1,13 +1,17 @@
-"""SFT and DPO on the CPU: vocabulary logits of learned tokens only, and no entropies.
+"""verl's ``model.external_lib`` for SFT on the CPU: no arithmetic whose result nobody reads.
 
 Upstream (verl 0.9.1) computes log-probs of every token, masks most of them afterwards, and with fused kernels
-computes entropies that SFT never reads and the logits a second time in the backward pass. Values and gradients at
-learned tokens are the same.
+computes entropies that SFT never reads and the logits a second time in the backward pass. Here logits are computed
+for learned tokens only, and fp32 layers run as in common/cpu/lean_layers.py. Values and gradients are the same.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import wrapt
+
+from common.cpu import lean_layers
 
 # A label that means: no loss on the next token, and nobody reads entropies.
 UNLEARNED = -101
@@ -69,7 +73,7 @@ def log_probs_of_learned(torch_functional: Any) -> None:
         if len(rows) > MOST_ROWS:
             found = original(self, rows, vocab_weights, labels, temperature)[0]
         else:
-            logits = torch.nn.functional.linear(rows, vocab_weights.to(rows.dtype)).float()
+            logits = lean_layers.linear(rows, vocab_weights.to(rows.dtype)).float()
             found = -cross_entropy(
                 logits if temperature == 1.0 else logits / temperature, labels, reduction="none"
             )
@@ -77,3 +81,30 @@ def log_probs_of_learned(torch_functional: Any) -> None:
         return log_probs, torch.zeros_like(log_probs, requires_grad=False)
 
     fused.forward = forward
+
+
+def lean_model(transformer_impl: Any) -> None:
+    """Build every model with the layers of common/cpu/lean_layers.py.
+
+    Upstream: ``FSDPEngine._build_module``.
+    """
+    engine = transformer_impl.FSDPEngine
+    original = engine._build_module
+
+    def build_module(self: Any) -> Any:
+        module = original(self)
+        lean_layers.install(module)
+        return module
+
+    engine._build_module = build_module
+
+
+def install() -> None:
+    """Patch verl when its modules are imported, or now if they are."""
+    hook = wrapt.register_post_import_hook
+    hook(label_learned, "verl.workers.engine.fsdp.transformer_impl")
+    hook(lean_model, "verl.workers.engine.fsdp.transformer_impl")
+    hook(log_probs_of_learned, "verl.utils.experimental.torch_functional")
+
+
+install()
