@@ -176,8 +176,8 @@ class Judge:
         client = self.client  # made before a place in line is taken: its import takes a second
         estimate = sum(len(turn["content"]) for turn in messages) / _CHARACTERS_PER_TOKEN
         estimate += self.settings.max_tokens
-        async with self.limits.turn(estimate):
-            self.metrics.add(tag, calls=1)
+        async with self.limits.turn(estimate) as waited:
+            self.metrics.add(tag, calls=1, waited=waited)
             begin = time.perf_counter()
             try:
                 # The client's own timeout counts the time between bytes; this one the whole call.

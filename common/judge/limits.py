@@ -53,8 +53,8 @@ class Limits:
         self._paused_until = 0.0
 
     @asynccontextmanager
-    async def turn(self, tokens: float) -> AsyncIterator[None]:
-        """Hold a slot for one request of about `tokens` tokens, once the pace allows it."""
+    async def turn(self, tokens: float) -> AsyncIterator[float]:
+        """Hold a slot for one request of about `tokens` tokens, once the pace allows it; gives the seconds waited."""
         async with self._slots:
             wait = self._requests.reserve() if self._requests else 0.0
             if self._tokens:
@@ -62,8 +62,9 @@ class Limits:
             if wait:
                 await asyncio.sleep(wait)
             while (pause := self._paused_until - monotonic()) > 0:
+                wait += pause
                 await asyncio.sleep(pause)
-            yield
+            yield wait
 
     def used(self, estimated: float, real: float) -> None:
         """Replace the estimate of a finished request by what it used."""

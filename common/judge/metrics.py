@@ -23,6 +23,7 @@ COUNTS = (
     "tokens_out",
     "cost",
     "seconds",
+    "waited",
 )
 
 
