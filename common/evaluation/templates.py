@@ -21,9 +21,9 @@ _LLAMA3 = (
 _LLAMA2 = (
     "{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
     "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
-    "{% for message in turns %}{% if message.role == 'user' %}{{ bos_token }}[INST] "
+    "{% for message in turns %}{% if message.role == 'user' %}<s>[INST] "
     "{{ system if loop.first else '' }}{{ message.content }} [/INST]"
-    "{% else %} {{ message.content }} {{ eos_token }}{% endif %}{% endfor %}"
+    "{% else %} {{ message.content }} </s>{% endif %}{% endfor %}"
 )
 # name -> (template, tokens that must be single special tokens, token that ends an answer)
 NAMED: dict[str, tuple[str, tuple[str, ...], str]] = {
