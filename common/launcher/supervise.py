@@ -16,8 +16,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -86,6 +88,34 @@ def start_gpu_sampler(folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
+@contextlib.contextmanager
+def fork_server(folder: Path) -> Iterator[None]:
+    """The process that a CPU run's others are forked from (common/cpu/forkserver.py), where the run asks for one."""
+    if "VERL_TRAINING_FORK_PYTHON" not in os.environ:
+        yield
+        return
+    # A socket's path has room for 107 bytes, a run folder may be longer.
+    with (
+        tempfile.TemporaryDirectory(prefix="verl_training-") as place,
+        (folder / "forkserver.log").open("ab") as log,
+    ):
+        path = os.environ["VERL_TRAINING_FORK_SOCKET"] = str(Path(place) / "fork")
+        server = subprocess.Popen(
+            [sys.executable, "-m", "common.cpu.forkserver", path],
+            # A BLAS thread would not survive a fork.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            server.terminate()
+            server.wait(timeout=10)
+
+
 def wait(command: subprocess.Popen[bytes], stopper: Stopper) -> int:
     """Wait for the command; after a stop signal only for STOP_GRACE_SECONDS."""
     deadline = None
@@ -118,7 +148,7 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
     stopper = Stopper()
     sampler = start_gpu_sampler(folder)
     try:
-        with (folder / attempt["console"]).open("ab") as log:
+        with fork_server(folder), (folder / attempt["console"]).open("ab") as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
