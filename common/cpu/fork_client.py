@@ -1,4 +1,4 @@
-# ruff: noqa: PTH  (pathlib would double the start-up time)
+# ruff: noqa: PTH109, PTH110, PTH208  (pathlib would double the start-up time)
 """Stands in for the Python interpreter: has its command run in a fork of ``forkserver.py``.
 
     python -S -E fork_client.py SOCKET PYTHON ARGUMENT ...     ARGUMENT ... as for PYTHON
