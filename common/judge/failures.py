@@ -13,7 +13,9 @@ from common.launcher.errors import UserError
 
 # Kinds that another attempt may mend; the others fail at once.
 RETRYABLE = ("timeout", "connection", "rate_limit", "server", "garbage", "unparsable", "out_of_range")
-_KEY_LIKE = re.compile(r"\b(?:sk|key|AIza|xai|gsk)[-_A-Za-z0-9*]{12,}|(?i:\bbearer\s+)\S+")
+_KEY_LIKE = re.compile(
+    r"\b(?:(?:sk|key|xai|gsk)[-_][-_A-Za-z0-9*]{8,}|AIza[-_A-Za-z0-9]{12,}|(?i:bearer)\s+\S+)"
+)
 _LONGEST_MESSAGE = 300
 
 

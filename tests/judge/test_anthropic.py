@@ -43,6 +43,7 @@ def test_failures_in_anthropics_shape(serve: Callable, config: Callable, act: Ac
     assert caught.value.kind == kind
 
 
+@pytest.mark.slow
 def test_a_failing_server_in_anthropics_shape(serve: Callable, config: Callable) -> None:
     server = serve(flaky(seed=3, share=0.3, good=lambda question: int(question) % 11))
     url = server.url.removesuffix("/v1")

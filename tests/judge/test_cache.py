@@ -40,6 +40,7 @@ def in_processes(count: int, config: str, folder: Path) -> list[list[float]]:
     return [json.loads(output) for output in outputs]
 
 
+@pytest.mark.slow
 def test_processes_share_the_cache_and_a_second_run_is_free(
     serve: Callable, config: Callable, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_what_a_check_finds(serve: Callable, config: Callable, act: Act, more: d
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_score_by_hand(serve: Callable, config: Callable, tmp_path: Path) -> None:
     server = serve(lambda seen: score(8))
     words = (

@@ -108,6 +108,7 @@ def test_forms_of_retry_after(headers: dict, seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
 
+@pytest.mark.slow
 def test_three_in_ten_requests_fail_and_every_score_is_right(
     serve: Callable, config: Callable, tmp_path: Path
 ) -> None:
@@ -161,6 +162,7 @@ def test_policy_constant_counts_and_marks(serve: Callable, config: Callable, tmp
     assert (line["samples"], line["failures"], line["failed_server"]) == (3, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_dead_judge_stops_the_run_under_every_policy(
     serve: Callable, config: Callable, tmp_path: Path
 ) -> None:

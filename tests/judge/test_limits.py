@@ -26,6 +26,7 @@ def test_as_many_at_once_as_allowed_and_no_more(serve: Callable, config: Callabl
     assert server.peak == 8
 
 
+@pytest.mark.slow
 def test_requests_keep_the_pace(serve: Callable, config: Callable) -> None:
     """600 a minute: up to one second's worth at once, the rest a tenth of a second apart."""
     server = serve(lambda seen: score(5))
@@ -39,6 +40,7 @@ def test_requests_keep_the_pace(serve: Callable, config: Callable) -> None:
     assert arrived[-1] > 0.9
 
 
+@pytest.mark.slow
 def test_tokens_keep_the_pace_and_real_use_counts(serve: Callable, config: Callable) -> None:
     """A call is estimated at over 500 tokens and uses 57; 1000 a second are allowed."""
     server = serve(lambda seen: score(5))
