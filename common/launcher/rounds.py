@@ -84,14 +84,17 @@ def round_overrides(plan: Plan, number: int, step: int, model: str) -> dict[str,
         overrides["+algorithm.preference.previous_scores"] = quote(str(scores_file(plan.folder, number)))
     if number == 1:
         return overrides
-    name = value_of(plan.command, "trainer.experiment_name")
-    overrides["trainer.experiment_name"] = f'{name[:-1]}-round{number}"' if name.endswith('"') else name
+    name, end_quote = value_of(plan.command, "trainer.experiment_name"), ""
+    if name.endswith('"'):
+        name, end_quote = name[:-1], '"'
+    overrides["trainer.experiment_name"] = f"{name}-round{number}{end_quote}"
     overrides["actor_rollout_ref.model.path"] = quote(model)
     if fresh:
         lora = value_of(plan.command, "actor_rollout_ref.model.lora_rank", "0") != "0"
         # The exact weights, where the model is not rounded by the export; with LoRA the adapter is in them.
         overrides["actor_rollout_ref.actor.checkpoint.load_contents"] = "[]" if lora else "[model]"
-        if value_of(plan.command, "trainer.test_freq", "-1") != "-1":
+        tested = value_of(plan.command, "trainer.test_freq", "-1") != "-1"
+        if tested and not value_of(plan.command, "trainer.val_before_train"):
             # The round before ended with a validation of this very policy.
             overrides["trainer.val_before_train"] = "False"
     return overrides

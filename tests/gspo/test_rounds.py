@@ -130,7 +130,12 @@ def test_lora_goes_on_from_the_merged_model_with_a_new_adapter() -> None:
     keys = rounds.round_overrides(plan, 2, 4, "/merged")
     assert keys["actor_rollout_ref.model.path"] == '"/merged"'
     assert keys["actor_rollout_ref.actor.checkpoint.load_contents"] == "[]"
+    # Without a validation at the end of the round before, this one begins with one.
     assert "trainer.val_before_train" not in keys
+    tested = [*command[:-1], "trainer.test_freq=2"]
+    for more, expected in (([], "False"), (["trainer.val_before_train=True"], None)):
+        plan = rounds.Plan(Path("/run"), Path("/checkpoints"), 3, 4, 1, "group", [*tested, *more])
+        assert rounds.round_overrides(plan, 2, 4, "/merged").get("trainer.val_before_train") == expected
 
 
 @pytest.mark.slow
