@@ -116,6 +116,7 @@ def install(module: Any) -> None:
             return log_probs(hidden, self.weight, answer_labels)
 
         head.forward = types.MethodType(score, head)
+        head.scores_answers = True
 
     def forward(self: Any, *args: Any, answer_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if answer_labels is None:
@@ -123,7 +124,7 @@ def install(module: Any) -> None:
         wanted = (answer_labels[0] != IGNORE).nonzero()[:, 0]
         labels = answer_labels[0, wanted]
         own = self.get_output_embeddings()
-        if "forward" in vars(own):
+        if vars(own).get("scores_answers"):
             hidden = self.get_decoder()(*args, **kwargs)[0][0]
             return AnswerOutput(own(hidden[wanted], answer_labels=labels))
         logits = original(*args, **kwargs, logits_to_keep=wanted).logits[0].float()

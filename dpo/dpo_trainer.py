@@ -135,6 +135,7 @@ class DPOTrainer(SFTTrainer):
 
     def _init_engine(self) -> None:
         """Build the model; the reference pass runs before any checkpoint is loaded (SFTTrainer.__init__)."""
+        self.reference_seconds = 0.0
         groups = {"train": self.train_pairs, "val": self.val_pairs}
         self.reference = {name: torch.zeros(len(pairs), 2) for name, pairs in groups.items()}
         files = {name: self._reference_file(pairs) for name, pairs in groups.items() if pairs}
@@ -205,6 +206,7 @@ class DPOTrainer(SFTTrainer):
             range(len(pairs)), key=lambda number: -batches.computed_tokens(pairs[number], self.shared)
         )
         found = torch.zeros(len(pairs), 2)
+        started = time.perf_counter()
         bar = self._bar(f"reference log-probs ({name})", len(pairs), "pair")
         for indices, weights in self._shares(order):
             data = self._batch(pairs, self.reference[name], indices, weights)
@@ -223,6 +225,7 @@ class DPOTrainer(SFTTrainer):
             # Ranks of one sequence-parallel group besides the first have no outputs.
             dist.broadcast(found, src=0)
         self.reference[name] = found.cpu()
+        self.reference_seconds += time.perf_counter() - started
         if self.rank == 0:
             reference.save(file, self.reference[name])
 
@@ -326,8 +329,10 @@ class DPOTrainer(SFTTrainer):
                 tracking.log(data=found, step=step)
 
         step, last = self.resume_global_step, self.total_training_steps
-        if self.val_pairs and self.test_freq != 0:
-            log(self._validate(), step)
+        log(
+            {"timing_s/reference": self.reference_seconds, **(self._validate() if self.val_pairs else {})},
+            step,
+        )
         bar = self._bar("training", last, "step", step)
         while step < last:
             epoch, within = divmod(step, len(self.train_dataloader))

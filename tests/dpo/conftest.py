@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -24,3 +25,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> World:
     return World(
         folder, tiny_model(folder / "model", tokenizer), preference_parquet(folder / "pairs.parquet", rows)
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_tokenizers() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

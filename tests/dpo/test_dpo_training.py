@@ -158,9 +158,14 @@ def test_metrics_are_those_the_field_names(runs: dict) -> None:
     assert all(isinstance(value, (int, float)) for value in step.values())
 
 
-def test_two_processes_equal_one(world: World, runs: dict) -> None:
+def test_two_processes_equal_one_by_data_and_by_sequence_parallelism(world: World, runs: dict) -> None:
     two = world.run(
-        [{"name": "two", "overrides": world.overrides(f"data.val_files={world.data}")}], processes=2
+        [
+            {"name": "two", "overrides": world.overrides(f"data.val_files={world.data}")},
+            {"name": "ulysses", "overrides": world.overrides("engine.ulysses_sequence_parallel_size=2")},
+        ],
+        processes=2,
     )
     assert_same(series(two["two"]), series(runs["one"]))
+    assert_same(series(two["ulysses"]), series(runs["one"]))
     assert two["two"][STEPS]["val/loss"] == pytest.approx(runs["one"][STEPS]["val/loss"], abs=1e-5)
