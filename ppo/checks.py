@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from common.cpu.model import resolve_model_path
@@ -28,11 +27,6 @@ def prepare(knobs: dict[str, str], run_dir: Path) -> dict[str, str]:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
-    if knobs["KL_MODE"] == "none" and number(knobs, "TOTAL_STEPS", 0) == 0:
-        print(
-            "note: KL_MODE=none: nothing holds the policy near its start; watch actor/entropy",
-            file=sys.stderr,
-        )
     return derived
 
 

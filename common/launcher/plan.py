@@ -187,7 +187,7 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     derived: dict[str, str] = (collector.run(own.prepare, knobs, run_dir) or {}) if own else {}
     given = {**knobs, **derived}
     reward_file = ""
-    if "REWARD_FUNC_PATH" in given:
+    if "REWARD_FUNC_PATH" in given and (derived or not own):
         reward_file = collector.run(
             checks.check_reward,
             given["REWARD_FUNC_PATH"],
