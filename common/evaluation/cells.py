@@ -10,6 +10,7 @@ CELL_LINE_FEEDS = 253
 SHEET_ROWS = 1_048_576
 # Neither XML nor Excel has these: controls, lone surrogates, the two non-characters.
 _BAD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_BAD_ASCII = bytes(code for code in range(32) if code not in b"\t\n\r")
 _RETURNS = re.compile("\r\n?")
 
 
@@ -39,7 +40,7 @@ def cell_text(text: str, where: str = "") -> tuple[str, bool]:
     """
     if "\r" in text:
         text = _RETURNS.sub("\n", text)
-    if _BAD.search(text):
+    if _has_bad(text):
         text = _BAD.sub(lambda match: "\ufffd" if match[0] >= "\ud800" else "", text)
     long = len(text) * 2 > CELL_UNITS and _units(text) > CELL_UNITS
     if not long and text.count("\n") <= CELL_LINE_FEEDS:
@@ -51,6 +52,13 @@ def cell_text(text: str, where: str = "") -> tuple[str, bool]:
     if _units(kept) > room:
         kept = kept.encode("utf-16-le")[: room * 2].decode("utf-16-le", errors="ignore")
     return kept + mark, True
+
+
+def _has_bad(text: str) -> bool:
+    """Whether a text holds what a cell cannot; for ASCII many times faster than the expression."""
+    if text.isascii():
+        return len(text.encode("ascii").translate(None, _BAD_ASCII)) != len(text)
+    return _BAD.search(text) is not None
 
 
 def _units(text: str) -> int:

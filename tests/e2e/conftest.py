@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -103,15 +104,35 @@ class Trainer:
         return run
 
 
-@pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    folder = tmp_path_factory.mktemp("e2e")
+def trainer_in(folder: Path) -> Iterator[Trainer]:
+    """A trainer that ends what it started."""
     trainer = Trainer(folder / "outputs", folder / "console.log")
     yield trainer
     for process in trainer.started:
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    yield from trainer_in(tmp_path_factory.mktemp("e2e"))
+
+
+@pytest.fixture(scope="session")
+def train_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    """For runs that several modules look at."""
+    yield from trainer_in(tmp_path_factory.mktemp("e2e-shared"))
+
+
+@pytest.fixture(scope="session")
+def grpo_default(train_once: Trainer) -> Run:
+    return train_once("grpo", "default", "--seed", "1").check()
+
+
+@pytest.fixture(scope="session")
+def sft_default(train_once: Trainer) -> Run:
+    return train_once("sft", "default").check()
 
 
 def wait_for_step(run: Run, step: int, process: subprocess.Popen, timeout: float = 600) -> None:

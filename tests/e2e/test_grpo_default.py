@@ -28,8 +28,8 @@ def assert_learned(run: Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def default_run(train: Trainer) -> Run:
-    return train("grpo", "default", "--seed", "1").check()
+def default_run(grpo_default: Run) -> Run:
+    return grpo_default
 
 
 def test_reward_rises_in_training_and_on_held_out_prompts(default_run: Run) -> None:

@@ -20,8 +20,8 @@ STEPS = 30
 
 
 @pytest.fixture(scope="module")
-def default_run(train: Trainer) -> Run:
-    return train("sft", "default").check()
+def default_run(sft_default: Run) -> Run:
+    return sft_default
 
 
 def test_held_out_loss_falls(default_run: Run) -> None:
