@@ -93,6 +93,32 @@ def test_keys_of_a_classifier_reach_the_score(two_labels: Path, tmp_path: Path) 
         assert score(settings_file(folder, **keys), two_labels)["score"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_mix_is_the_weighted_sum_and_shows_its_parts(one_label: Path, tmp_path: Path) -> None:
+    from ppo import mix_reward
+
+    root = Path(__file__).resolve().parents[2]
+    kwargs = {"config": str(settings_file(tmp_path)), "model": str(one_label)}
+    parts = [
+        {
+            "reward": f"{root}/grpo/reward_func.py:compute_score",
+            "name": "function",
+            "weight": 2.0,
+            "kwargs": {},
+        },
+        {
+            "reward": f"{root}/ppo/model_reward.py:compute_score",
+            "name": "model",
+            "weight": -0.5,
+            "kwargs": kwargs,
+        },
+    ]
+    found = asyncio.run(mix_reward.compute_score("sums", "5", "5", {"raw_prompt": TURNS}, parts=parts))
+    logit = reference_logits(one_label, "5")[0]
+    assert found["function"] == found["acc"] == 1.0
+    assert found["model"] == pytest.approx(logit, abs=1e-5)
+    assert found["score"] == pytest.approx(2.0 - 0.5 * logit, abs=1e-5)
+
+
 def test_pair_over_max_length_is_refused_not_cut(one_label: Path, tmp_path: Path) -> None:
     with pytest.raises(RewardError, match=r"tokens, more than max_length: 20"):
         score(settings_file(tmp_path, max_length=20), one_label)

@@ -156,6 +156,7 @@ BAD = [
     ),
     (["--critic_model_path", "no/such/folder"], "CRITIC_MODEL_PATH=no/such/folder does not exist"),
     (["--reproducible", "true", "--rollout_engine", "sglang"], "REPRODUCIBLE=true seeds each answer"),
+    (["--reward_func_path", "no/such.py"], "reward file no/such.py does not exist"),
     (["--reward_source", "model"], "REWARD_MODEL_PATH is empty"),
     (
         ["--reward_source", "model", "--reward_model_path", "smollm2", "--reward_model_config", "no.yaml"],
