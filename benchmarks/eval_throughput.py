@@ -75,8 +75,8 @@ def ours(job: Any, backend: Any) -> tuple[int, float, float]:
     begin = time.perf_counter()
     record = Record(output.record_path(job.output)).open()
     scorer = Scorer(job.reward, output.scores_path(job.output), 0.5, 120)
-    requests, _ = batch._requests(job, record)
-    tokens = batch._drain(job, backend, requests, record, scorer)
+    requests, _ = batch.missing_requests(job, record)
+    tokens = batch.drain(job, backend, requests, record, scorer)
     scorer.finish()
     seconds = time.perf_counter() - begin
     record.close()
@@ -95,7 +95,7 @@ def measure_vllm(model: str, prompts: int, tokens: int) -> dict[str, Any]:
         data = make_data(work / "data.jsonl", prompts)
         flags = ["--use_vllm", "--temperature", "0", f"--max_new_tokens={tokens}"]
         job = job_for(model, data, work / "r.xlsx", *flags)
-        requests, _ = batch._requests(job, Record(work / "none.jsonl"))
+        requests, _ = batch.missing_requests(job, Record(work / "none.jsonl"))
         backend: Any = load(job.model, job.options, max(len(r.ids) for r in requests) + tokens)
         stops = job.template.stop_ids(job.generation_config)
         params = backend._params(job.sampling, stops, tokens, 0)
@@ -139,7 +139,7 @@ def measure_transformers(prompts: int = 64, tokens: int = 16, singles: int = 12)
         data = make_data(work / "data.jsonl", prompts)
         job = job_for("smollm2", data, work / "r.xlsx", "--temperature", "0", f"--max_new_tokens={tokens}")
         backend: Any = load(job.model, job.options, 0)
-        requests, _ = batch._requests(job, Record(work / "none.jsonl"))
+        requests, _ = batch.missing_requests(job, Record(work / "none.jsonl"))
         stops = job.template.stop_ids(job.generation_config)
         count, begin = 0, 0.0
         for number, request in enumerate(requests[: singles + 1]):

@@ -168,7 +168,7 @@ def _rows_by_key(record: Record) -> list[tuple[Key, dict[str, Any]]]:
 
 def _generate(job: Job, record: Record, scorer: Scorer) -> dict[str, Any]:
     """Fill the record; returns what it took."""
-    requests, broken = _requests(job, record)
+    requests, broken = missing_requests(job, record)
     for item, sample, error in broken:
         row = sample_row(job, item, Answer(item.index, sample, "", "error", 0, error), [])
         record.append(row)
@@ -183,7 +183,7 @@ def _generate(job: Job, record: Record, scorer: Scorer) -> dict[str, Any]:
     backend = load(job.model, job.options, longest)
     loaded = time.monotonic()
     try:
-        tokens = _drain(job, backend, requests, record, scorer)
+        tokens = drain(job, backend, requests, record, scorer)
     finally:
         backend.close()
     seconds = time.monotonic() - loaded
@@ -197,7 +197,7 @@ def _generate(job: Job, record: Record, scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def _requests(job: Job, record: Record) -> tuple[list[Request], list[tuple[Item, int, str]]]:
+def missing_requests(job: Job, record: Record) -> tuple[list[Request], list[tuple[Item, int, str]]]:
     """(what to generate, (item, sample, error) of what cannot be)."""
     requests: list[Request] = []
     broken: list[tuple[Item, int, str]] = []
@@ -219,7 +219,7 @@ def _requests(job: Job, record: Record) -> tuple[list[Request], list[tuple[Item,
     return requests, broken
 
 
-def _drain(job: Job, backend: Backend, requests: list[Request], record: Record, scorer: Scorer) -> int:
+def drain(job: Job, backend: Backend, requests: list[Request], record: Record, scorer: Scorer) -> int:
     from tqdm import tqdm
 
     stops = job.template.stop_ids(job.generation_config)
@@ -345,8 +345,10 @@ def _record_of(meta: dict[str, Any]) -> dict[str, Any]:
 
 def items_of(record: Record) -> list[Item]:
     """The items as a reward sees them, from the record alone: the data file may be gone or changed."""
-    return [
-        Item(row["item"], row["messages"], row["data_source"], row["gts"], row["extra_info"], row["row"])
-        for row in record.rows()
-        if row["sample"] == min(s for i, s in record.places if i == row["item"])
-    ]
+    items: dict[int, Item] = {}
+    for row in record.rows():
+        if row["item"] not in items:
+            items[row["item"]] = Item(
+                row["item"], row["messages"], row["data_source"], row["gts"], row["extra_info"], row["row"]
+            )
+    return list(items.values())

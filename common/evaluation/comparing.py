@@ -35,7 +35,7 @@ class Side:
     meta: dict[str, Any]
     right: dict[str, bool]
     score: dict[str, float]
-    line: dict[str, int]  # item number
+    line: dict[str, tuple[int, int]]  # (item, sample) of its first answer
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,19 @@ def read_side(name: str, path: Path) -> Side:
     if not record.places:
         raise UserError(f"{name}: {record.path} holds no results")
     by_item: dict[int, list[dict[str, Any]]] = {}
-    keys: dict[str, int] = {}
+    keys: dict[str, tuple[int, int]] = {}
     for row in record.rows():
         by_item.setdefault(row["item"], []).append({k: row.get(k) for k in ("score", "right", "key")})
-        keys.setdefault(row["key"], row["item"])
+        keys.setdefault(row["key"], (row["item"], row["sample"]))
     if all(row["score"] is None for rows in by_item.values() for row in rows):
         raise UserError(f"{name} has no scores: give it some with --rescore --reward ...")
     # With several samples an item is right when more than half of them are.
-    right = {key: 2 * sum(bool(r["right"]) for r in by_item[i]) > len(by_item[i]) for key, i in keys.items()}
+    right = {
+        key: 2 * sum(bool(r["right"]) for r in by_item[i]) > len(by_item[i]) for key, (i, _) in keys.items()
+    }
     score = {
-        key: sum(float(r["score"] or 0.0) for r in by_item[i]) / len(by_item[i]) for key, i in keys.items()
+        key: sum(float(r["score"] or 0.0) for r in by_item[i]) / len(by_item[i])
+        for key, (i, _) in keys.items()
     }
     return Side(name, record, read_meta(path), right, score, keys)
 
@@ -193,7 +196,7 @@ def _items(book: Book, sides: list[Side]) -> None:
     titles[2:2] = [side.name if len(sides) > 2 else "outcome" for side in sides[1:]]
     widths = [50, 18, *[14] * (len(sides) - 1), *[10, 50] * len(sides)]
     sheet = book.sheet("Compare", titles, widths)
-    for key, item in sides[0].line.items():
+    for key, (item, _) in sides[0].line.items():
         if not all(key in side.right for side in sides):
             continue
         rows = [_first(side, key) for side in sides]
@@ -207,6 +210,4 @@ def _items(book: Book, sides: list[Side]) -> None:
 
 
 def _first(side: Side, key: str) -> dict[str, Any]:
-    item = side.line[key]
-    place = min(found for found in side.record.places if found[0] == item)
-    return next(side.record.rows([place]))
+    return next(side.record.rows([side.line[key]]))

@@ -42,6 +42,7 @@ class Job:
         """What must be equal for results to belong together; the data is checked row by row."""
         return {
             "model": self.model.checkpoint.path,
+            "backend": "vllm" if self.options.use_vllm else "transformers",
             "dtype": self.model.dtype if self.options.dtype == "auto" else self.options.dtype,
             "template": self.template.name,
             "template_kwargs": self.template.kwargs,
@@ -58,7 +59,7 @@ class Job:
             "path": self.model.path,
             "step": self.model.checkpoint.step,
             "dtype": f"{self.settings()['dtype']} ({_who(self)})",
-            "backend": "vllm" if self.options.use_vllm else "transformers",
+            "backend": self.settings()["backend"],
             "data": self.options.input_file,
             "read as": self.reason,
             "template": self.template.name,
@@ -146,7 +147,6 @@ def _automatic(job: Job) -> Path:
         "limit": options.limit,
         "data": digest(job.items),
         "reward": reward_key(job.reward),
-        "vllm": options.use_vllm,
     }
     folder = (options.output_dir or default_output()) / "evaluations"
     title = job.model.checkpoint.title

@@ -96,9 +96,13 @@ class VllmBackend:
                         done: Any = output.outputs[0]  # type: ignore[index]
                         finish = "length" if done.finish_reason == "length" else "stop"
                         yield Answer(request.item, request.sample, done.text, finish, len(done.token_ids))
-        finally:
-            if waiting:
-                self.engine.abort_request(list(waiting))
+        except (GeneratorExit, KeyboardInterrupt):
+            self.engine.abort_request(list(waiting))
+            raise
+        except Exception as error:  # a dead engine has many types
+            raise UserError(
+                f"vLLM stopped: {_reason(error)}; finished answers are kept, the same command goes on from there"
+            ) from None
 
     def stream(self, ids: list[int], sampling: Sampling, stops: list[int]) -> Iterator[str]:
         """One answer as it grows; leaving early ends it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,13 +63,13 @@ def test_a_rerun_generates_only_what_is_missing(
     assert evaluate(reward=reward) == 0
     whole = (tmp_path / "results.jsonl").read_bytes()
     asked: list[int] = []
-    drain = batch._drain
+    drain = batch.drain
 
     def counting(job, backend, requests, *rest):
         asked.extend(request.item for request in requests)
         return drain(job, backend, requests, *rest)
 
-    monkeypatch.setattr(batch, "_drain", counting)
+    monkeypatch.setattr(batch, "drain", counting)
     assert evaluate(reward=reward) == 0
     assert asked == []
     lines = whole.splitlines(keepends=True)
@@ -140,51 +142,56 @@ def test_rescore_and_export_need_no_model_and_no_data(
     assert {line[0]: line[1] for line in summary.iter_rows(values_only=True)}["right"] == 0.5
 
 
-@pytest.mark.slow
-def test_killed_at_random_and_run_again_gives_the_same_file(
-    model: Path, reward: Path, tmp_path: Path
-) -> None:
-    import random
+# Ends its own process while line N of the record is due: before, amid or after writing it.
+ENDING = """
+import os, signal, sys
+from common.evaluation import record
+from common.test_model import main
 
-    rows = [{"question": "z" * (i % 40 + 1), "answer": str(i)} for i in range(120)]
-    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = [
-        "--model_path",
-        str(model),
-        "--batch",
-        "--input_file",
-        str(tmp_path / "d.jsonl"),
-        "--reward",
-        str(reward),
-    ]
-    flags += ["--temperature", "0", "--max_new_tokens", "60", "--batch_size", "8"]
-    assert (
-        program(*flags, "--output_file", str(tmp_path / "whole.jsonl"), cache=tmp_path / "c").returncode == 0
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "common.test_model",
-        *flags,
-        "--output_file",
-        str(tmp_path / "killed.jsonl"),
-    ]
-    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
-    record, wanted = tmp_path / "killed.jsonl", random.randint(5, 100)
-    while child.poll() is None and (not record.exists() or record.read_bytes().count(b"\n") < wanted):
-        pass  # a kill between two lines has to be quick
-    child.kill()
-    child.wait()
-    kept = record.read_bytes()
-    finished = {json.loads(line)["item"] for line in kept.split(b"\n")[:-1]}
-    assert len(finished) >= wanted
-    with record.open("ab") as handle:
-        handle.write(b'{"torn')
-    done = program(*flags, "--output_file", str(record), cache=tmp_path / "c")
-    assert done.returncode == 0, done.stderr
-    assert f"{len(finished)} of 120 answers are there already" in done.stderr
-    meta = json.loads((tmp_path / "killed.run.json").read_text())
-    assert meta.get("answers generated", 0) == 120 - len(finished)
+number, phase, sign = int(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1))
+append = record.Record.append
+
+def ending(self, row):
+    ending.count += 1
+    if ending.count < number:
+        return append(self, row)
+    if phase == "amid":
+        self._handle.write(record.json_line(row)[:40])
+        self._handle.flush()
+    elif phase == "after":
+        append(self, row)
+    os.kill(os.getpid(), sign)
+
+ending.count = 0
+record.Record.append = ending
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sign", "phase"), [(signal.SIGKILL, "before"), (signal.SIGKILL, "amid"), (signal.SIGTERM, "after")]
+)
+def test_ended_at_a_random_answer_and_run_again_gives_the_same_file(
+    evaluate: Callable[..., int], model: Path, data: Path, reward: Path, tmp_path: Path, sign: int, phase: str
+) -> None:
+    assert evaluate(reward=reward, output_file=tmp_path / "whole.jsonl") == 0
+    flags = ["--model_path", model, "--batch", "--input_file", data, "--reward", reward, "--temperature", "0"]
+    flags += ["--max_new_tokens", "6", "--output_file", tmp_path / "killed.jsonl"]
+    number = random.SystemRandom().randint(2, 11)
+    command = [sys.executable, "-c", ENDING, str(number), phase, str(sign), *map(str, flags)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    finished = number if phase == "after" else number - 1
+    if sign == signal.SIGTERM:
+        assert ended.returncode == 130
+        assert f"stopped: {finished} of 12 answers are in" in ended.stderr
+    else:
+        assert ended.returncode == -sign
+    record = tmp_path / "killed.jsonl"
+    assert record.read_bytes().count(b"\n") == finished
+    assert evaluate(reward=reward, output_file=record) == 0
+    assert json.loads((tmp_path / "killed.run.json").read_text())["answers generated"] == 12 - finished
     assert record.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
