@@ -126,7 +126,7 @@ def measure_vllm(model: str, prompts: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def measure_transformers(prompts: int = 64, tokens: int = 16, singles: int = 12) -> dict[str, Any]:
+def measure_transformers(prompts: int = 128, tokens: int = 16, singles: int = 12) -> dict[str, Any]:
     """Batches against one prompt at a time."""
     import torch
 

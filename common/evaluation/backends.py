@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from common.checkpoints import Merged
 from common.launcher.errors import UserError
 
-TRANSFORMERS_BATCH, VLLM_BATCH = 32, 256
+TRANSFORMERS_BATCH, VLLM_BATCH = 64, 256
 
 
 @dataclass(frozen=True)

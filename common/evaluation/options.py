@@ -135,7 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     hardware.add_argument(
         "--dtype", default="auto", help="bfloat16, float16, float32; auto = the run's precision"
     )
-    hardware.add_argument("--batch_size", type=int, default=0, help="prompts at once; 0 = 32, vLLM: 256")
+    hardware.add_argument("--batch_size", type=int, default=0, help="prompts at once; 0 = 64, vLLM: 256")
     hardware.add_argument("--tp", type=int, default=1, help="vLLM: GPUs that share the model")
     hardware.add_argument("--gpu_memory_utilization", type=float, default=0.9, help="vLLM")
     hardware.add_argument("--max_model_len", type=int, default=0, help="context; 0 = what the data needs")

@@ -91,9 +91,7 @@ def _model_lines(record: dict[str, Any]) -> list[str]:
         lines = [f"model    {model}"]
     else:
         model = folder
-        lines = [
-            f"model    {folder} (verl shards; python -m verl.model_merger merge --backend fsdp exports them)"
-        ]
+        lines = [f"model    {folder} (verl shards; python -m common.checkpoints export {folder} NEW_FOLDER)"]
     if (ROOT / "test.sh").is_file():
         lines.append(f"score it ./test.sh --model_path {model} --batch --input_file YOUR_DATA")
     return lines
