@@ -63,7 +63,7 @@ class Chat:
                 system=self.template.system,
             )
             self.template = new
-            print(f"template {new.name}" + (f"; {new.note}" if new.note else ""))
+            print(f"template {new.title}")
         elif name == "reset":
             self.turns = []
             print("conversation forgotten")
@@ -158,7 +158,7 @@ def run(options: Namespace) -> int:
     values = ", ".join(f"{name} {value:g}" for name, value in sampling.as_dict().items())
     dtype = model.dtype if options.dtype == "auto" else options.dtype
     print(f"model    {model.checkpoint.title}, {dtype}, {backend.name}", file=sys.stderr)
-    print(f"template {template.name}" + (f"; {template.note}" if template.note else ""), file=sys.stderr)
+    print(f"template {template.title}", file=sys.stderr)
     print(f"sampling {values}", file=sys.stderr)
     print("/help lists the commands, /exit leaves", file=sys.stderr)
     if sys.stdin.isatty():

@@ -111,10 +111,19 @@ def load_template(model: Merged, options: Namespace) -> tuple[Template, Any]:
         config = GenerationConfig.from_pretrained(model.path)
     except OSError:  # a model without one
         config = None
-    template = choose(
-        tokenizer, options.template, kwargs=options.chat_template_kwargs, system=options.system_prompt
-    )
-    return template, config
+    given = options.chat_template_kwargs or template_kwargs(model.checkpoint.record())
+    return choose(tokenizer, options.template, kwargs=given, system=options.system_prompt), config
+
+
+def template_kwargs(record: dict[str, Any]) -> dict[str, Any]:
+    """What the run passed to its chat template, e.g. {"enable_thinking": False}."""
+    import yaml
+
+    found = _overrides(record.get("command") or [], "data.apply_chat_template_kwargs.")
+    thinking = (record.get("knobs") or {}).get("ENABLE_THINKING")
+    if thinking in ("true", "false"):
+        found.setdefault("enable_thinking", thinking)
+    return {name: yaml.safe_load(value) for name, value in found.items()}
 
 
 def prepare(options: Namespace) -> Job:
@@ -231,7 +240,7 @@ def announce(job: Job, done: int) -> None:
         f"model    {job.model.checkpoint.title}",
         f"dtype    {job.settings()['dtype']} ({_who(job)})",
         f"data     {job.options.input_file}: {len(job.items)} items, {job.reason}",
-        f"template {job.template.name}" + (f"; {job.template.note}" if job.template.note else ""),
+        f"template {job.template.title}",
         f"sampling {sampling}" + (f", {job.options.n} answers each" if job.options.n > 1 else ""),
         f"reward   {f'{job.reward.label} (from {job.reward_from})' if job.reward else 'none: ' + job.reward_from}",
         f"output   {job.output}",

@@ -53,6 +53,12 @@ class Template:
     system: str = ""
     note: str = ""
 
+    @property
+    def title(self) -> str:
+        """For people: name, keyword arguments, note."""
+        kwargs = "".join(f", {name}={value}" for name, value in self.kwargs.items())
+        return f"{self.name}{kwargs}" + (f"; {self.note}" if self.note else "")
+
     def messages(self, turns: list[Message]) -> list[Message]:
         """With the system prompt, where there is none yet."""
         if self.system and not any(turn["role"] == "system" for turn in turns):

@@ -22,7 +22,12 @@ def test_judge_scores_answers_and_a_failure_stays_with_its_sample(
         return error(400) if seen.reference == "4" else score(10 if int(seen.reference) % 2 else 2)
 
     with serving(act) as server:
-        settings = {"provider": "custom", "model": MODEL, "base_url": server.url, "api_key_env": "TEST_JUDGE_KEY"}
+        settings = {
+            "provider": "custom",
+            "model": MODEL,
+            "base_url": server.url,
+            "api_key_env": "TEST_JUDGE_KEY",
+        }
         config = tmp_path / "judge.yaml"
         config.write_text(yaml.safe_dump({**settings, "timeout": 5, "cache": "off"}))
         code = evaluate(reward=f"judge:{config}", output_file=tmp_path / "r.json")
