@@ -73,7 +73,7 @@ engine::budget() {
 # Without flash-attn, packed rows need our attention (common/packed_attention.py); transformers' own sdpa would be
 # quadratic in the length of the pack.
 engine::attention() {
-  [[ "$ATTENTION" == packed_sdpa ]] || return 0
+  [[ "$ATTENTION" == sdpa ]] || return 0
   OVERRIDES+=("model.external_lib=common.packed_sdpa" "+model.override_config.attn_implementation=sdpa")
 }
 
@@ -110,6 +110,8 @@ engine::run() {
   declare -A own=()
   local module="$1" word kept=() nodes=(--standalone)
   shift
+  # What verl gets wrong on every machine; the CPU plugin brings it along.
+  [[ "$DEVICE" == cpu ]] || export VERL_USE_EXTERNAL_MODULES=common.verl_fixes
   engine::shared
   for word in "$@"; do own["${word%%=*}"]=1; done
   for word in "${OVERRIDES[@]}"; do

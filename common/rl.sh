@@ -90,7 +90,7 @@ rl::external_module() {
 
 # GPUs without flash-attn: packed batches through torch's own attention (common/packed_attention.py).
 rl::no_flash_attn() {
-  rl::external_module common.packed_attention
+  rl::external_module common.packed_sdpa
   OVERRIDES+=("+actor_rollout_ref.model.override_config.attn_implementation=$ATTENTION")
 }
 

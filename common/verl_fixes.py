@@ -4,6 +4,7 @@
 |---|---|---|
 | ``value_head`` | ``verl.utils.model.load_valuehead_model`` | no critic where flash-attn is missing |
 | ``rows_for_rewards`` | ``PPOTrainer._compute_reward_colocate`` | own rewards fail beside a colocated reward model |
+| ``start_next_epoch`` | ``CheckpointHandler._load_dataloader_state`` | a resume at an epoch's end skips an epoch |
 """
 
 from __future__ import annotations
@@ -58,11 +59,34 @@ def rows_for_rewards(trainer_base: Any) -> None:
     trainer._compute_reward_colocate = _compute_reward_colocate
 
 
+def start_next_epoch(checkpoint_handler: Any) -> None:
+    """Resume at the end of an epoch with the whole next one.
+
+    Upstream (verl 0.9.1, utils/checkpoint/checkpoint_handler.py) restores the dataloader that had reached its end,
+    which then yields nothing: the next epoch's rows are never seen, and a run that is counted in epochs ends
+    without its last step, validation and checkpoint. The sampler's order follows from the epoch's number, so a
+    fresh dataloader is exact.
+
+    Args:
+        checkpoint_handler: the imported module ``verl.utils.checkpoint.checkpoint_handler``.
+    """
+    handler = checkpoint_handler.CheckpointHandler
+    upstream = handler._load_dataloader_state
+
+    def _load_dataloader_state(self: Any, checkpoint_path: str) -> None:
+        step = checkpoint_handler.extract_step(checkpoint_path)
+        if step % len(self.train_dataloader):
+            upstream(self, checkpoint_path)
+
+    handler._load_dataloader_state = _load_dataloader_state
+
+
 def install() -> None:
     """Register every patch; a module that is never imported is never touched."""
     require("verl")
     value_head.install()
     wrapt.register_post_import_hook(rows_for_rewards, "verl.trainer.ppo.v1.trainer_base")
+    wrapt.register_post_import_hook(start_next_epoch, "verl.utils.checkpoint.checkpoint_handler")
 
 
 install()

@@ -15,8 +15,8 @@ UNITS = {"sft": ("rows", 1), "preference": ("pairs", 2)}
 
 
 def attention(device: str) -> str:
-    """``flash_attention_2`` where it can run, else ``packed_sdpa`` (common/packed_attention.py)."""
-    return "flash_attention_2" if device == "gpu" and find_spec("flash_attn") else "packed_sdpa"
+    """``flash_attention_2`` where it can run, else ``sdpa`` over packed rows (common/packed_sdpa.py)."""
+    return "flash_attention_2" if device == "gpu" and find_spec("flash_attn") else "sdpa"
 
 
 def nearest(value: int, step: int) -> str:

@@ -73,9 +73,9 @@ def test_gpu_machine_with_and_without_flash_attn(launch: Launcher, tmp_path: Pat
     env = {"PATH": f"{launch.folder}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
     done = launch("--model", "smollm2", "--name", "g", "--no-preflight", "--dry-run", method="ppo", **env)
     assert done.code == 0, done.err
-    packed = "critic.model.override_config.attn_implementation=packed_sdpa"
+    packed = "critic.model.override_config.attn_implementation=sdpa"
     assert (packed in done.out) is not flash_attn
-    modules = "common.verl_fixes" if flash_attn else "common.verl_fixes,common.packed_attention"
+    modules = "common.verl_fixes" if flash_attn else "common.verl_fixes,common.packed_sdpa"
     assert f"VERL_USE_EXTERNAL_MODULES={modules}".replace(",", "\\,") in done.out
     assert "trainer.device" not in done.out
 

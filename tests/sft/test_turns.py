@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny_model import CHATML, tiny_tokenizer
 
 from common.chat_tokens import turns
 from common.chat_tokens.dataset import TokenDataset, deal
 from common.chat_tokens.store import Settings, tokenize
 from common.data_utils.errors import DataError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_model import CHATML, tiny_tokenizer
 
 # A default system prompt, tools in the system turn, results of tools gathered in one user turn.
 QWEN25 = (
