@@ -167,8 +167,8 @@ rl::cpu() {
     "trainer.device=cpu"
     "data.dataloader_num_workers=0"
     "+$a.model.override_config.attn_implementation=sdpa"
-    # sdpa sees a packed batch as one long sequence, quadratic in its length: padding is cheaper here.
-    "$a.model.use_remove_padding=False"
+    # Packed rows without flash-attn: common/packed_attention.py.
+    "$a.model.external_lib=common.packed_sdpa"
     # Log-probs chunk by chunk: no logits of the whole batch in memory.
     "$a.model.use_fused_kernels=True"
     "$a.model.fused_kernel_options.impl_backend=torch"

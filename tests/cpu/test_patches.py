@@ -43,6 +43,17 @@ def test_answer_labels_by_hand() -> None:
     ]
 
 
+def test_answer_labels_of_a_packed_row_are_those_of_the_padded_batch() -> None:
+    torch.manual_seed(0)
+    prompts, answers = torch.tensor([3, 1, 5]), torch.tensor([2, 4, 1])
+    lengths = prompts + answers
+    rows = [torch.randint(1, 99, (int(n),)) for n in lengths]
+    padded = answer_labels(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), prompts, answers)
+    packed = answer_labels(torch.cat(rows).unsqueeze(0), prompts, answers)
+    assert packed.tolist() == [[label for row, n in zip(padded, lengths, strict=True) for label in row[:n].tolist()]]
+    assert (packed != IGNORE).sum() == answers.sum()
+
+
 def test_skipping_prompt_rows_changes_no_answer_value_and_no_gradient() -> None:
     from verl.utils.experimental import torch_functional
 
