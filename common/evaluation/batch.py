@@ -38,12 +38,12 @@ def run(options: Namespace) -> int:
     meta = job.meta()
     _same_settings(job, record, meta)
     scorer = Scorer(job.reward, output.scores_path(job.output), options.threshold, options.reward_timeout)
-    done = _kept(job, record, scorer)
+    done, before = _kept(job, record, scorer), read_meta(job.output)
     announce(job, done)
-    _write_meta(job.output, {**meta, "state": "running"})
+    _write_meta(job.output, {**meta, "generation": before.get("generation", {}), "state": "running"})
     old = signal.signal(signal.SIGTERM, _stop)
     try:
-        spent = _generate(job, record, scorer)
+        spent = _generate(job, record, scorer) or before.get("generation", {})
         scored = scorer.finish()
     except KeyboardInterrupt:
         total = len(job.items) * options.n
@@ -57,7 +57,7 @@ def run(options: Namespace) -> int:
         signal.signal(signal.SIGTERM, old)
     record.rewrite(lambda row: {**row, **scored.get((row["item"], row["sample"]), {})})
     output.scores_path(job.output).unlink(missing_ok=True)
-    return finish(job.output, record, {**meta, **spent, "state": "finished"})
+    return finish(job.output, record, {**meta, "generation": spent, "state": "finished"})
 
 
 def _stop(*_: Any) -> None:
@@ -188,12 +188,12 @@ def _generate(job: Job, record: Record, scorer: Scorer) -> dict[str, Any]:
         backend.close()
     seconds = time.monotonic() - loaded
     return {
-        "seconds loading": round(loaded - begin, 1),
-        "seconds generating": round(seconds, 1),
-        "tokens generated": tokens,
+        "answers": len(requests),
+        "tokens": tokens,
+        "seconds": round(seconds, 1),
         "tokens per second": round(tokens / seconds, 1),
-        "seconds scoring (beside it)": round(scorer.seconds, 2),
-        "answers generated": len(requests),
+        "seconds of loading before it": round(loaded - begin, 1),
+        "seconds of scoring beside it": round(scorer.seconds, 2),
     }
 
 

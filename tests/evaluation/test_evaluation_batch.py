@@ -191,7 +191,7 @@ def test_ended_at_a_random_answer_and_run_again_gives_the_same_file(
     record = tmp_path / "killed.jsonl"
     assert record.read_bytes().count(b"\n") == finished
     assert evaluate(reward=reward, output_file=record) == 0
-    assert json.loads((tmp_path / "killed.run.json").read_text())["answers generated"] == 12 - finished
+    assert json.loads((tmp_path / "killed.run.json").read_text())["generation"]["answers"] == 12 - finished
     assert record.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
