@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -194,3 +195,62 @@ def test_a_row_without_a_question_is_refused(serve: Callable, config: Callable) 
 
     with pytest.raises(Exception, match="the judge needs the question"):
         asyncio.run(compute_score("toy", "answer", "gold", {"index": 1}, config=config(serve(failing()))))
+
+
+class Storage:
+    """Stands in for TransferQueue: what verl's agent loop writes there."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, float] = {}
+        self.status: dict[str, str] = {}
+
+    async def async_kv_put(self, key: str, partition_id: str, tag: dict[str, str]) -> None:
+        self.status[key] = tag["status"]
+
+    async def async_kv_batch_put(self, keys: list[str], fields: Any, **_: Any) -> None:
+        for number, key in enumerate(keys):
+            self.scores[key] = float(fields["rm_scores"][number].sum())
+
+
+@pytest.mark.slow
+def test_verls_own_agent_loop_publishes_the_mean(
+    serve: Callable, config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`_run_prompt` to TransferQueue is verl's code; only generation, Ray's call and the queue are replaced."""
+    from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    server = serve(failing("2"))
+    made = manager(config(server, on_failure="drop", max_retries=0, max_failure_share=1.0), tmp_path)
+    storage = Storage()
+    monkeypatch.setattr(agent_loop_tq, "tq", storage)
+    kind = agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    worker = kind.__new__(kind)
+    worker.config = OmegaConf.create({"actor_rollout_ref": {"rollout": {"n": 4, "val_kwargs": {"n": 1}}}})
+    worker.processor = worker.mm_processor_kwargs = None
+    worker.teacher_key = worker.distillation_enabled = None
+    handle = SimpleNamespace(compute_score=SimpleNamespace(remote=made.run_single))
+    worker.reward_loop_worker_handles = [handle]
+
+    async def generated(
+        _: Any, trajectory: dict[str, Any], trace: bool, session_id: int, **prompt: Any
+    ) -> None:
+        output = AgentLoopOutput(
+            prompt_ids=[5, 6], response_ids=[session_id], response_mask=[1], metrics=AgentLoopMetrics(),
+            num_turns=2, extra_fields={"max_global_steps": 4},
+        )  # fmt: skip
+        await worker._agent_loop_postprocess(output, trajectory["validate"], session_id=session_id, **prompt)
+
+    monkeypatch.setattr(worker, "_run_agent_loop", generated, raising=False)
+    prompt = {
+        "uid": "u1",
+        "raw_prompt": [{"role": "user", "content": "which?"}],
+        "data_source": "toy",
+        "reward_model": {"ground_truth": "gold"},
+        "extra_info": {"split": "train"},
+        "global_steps": 5,
+    }
+    made.loop.run_until_complete(worker._run_prompt(prompt, {}, {"validate": False}, trace=False))
+    assert storage.status == {"u1": "finished"}
+    assert [storage.scores[f"u1_{n}_0"] for n in range(4)] == pytest.approx([0.2, 0.9, 0.6, 0.7])
+    assert {seen.question for seen in server.seen} == {"which?"}
