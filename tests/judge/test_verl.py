@@ -228,7 +228,7 @@ def test_verls_own_agent_loop_publishes_the_mean(
     worker = kind.__new__(kind)
     worker.config = OmegaConf.create({"actor_rollout_ref": {"rollout": {"n": 4, "val_kwargs": {"n": 1}}}})
     worker.processor = worker.mm_processor_kwargs = None
-    worker.teacher_key = worker.distillation_enabled = None
+    worker.distillation_enabled = False
     handle = SimpleNamespace(compute_score=SimpleNamespace(remote=made.run_single))
     worker.reward_loop_worker_handles = [handle]
 
