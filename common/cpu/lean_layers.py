@@ -66,6 +66,16 @@ class _RMSNorm(torch.autograd.Function):
         return weighted.sub_(normed.mul_(along)).mul_(scale), to_weight, None
 
 
+def _swiglu_slopes(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of silu(gate) * up with respect to gate and up."""
+    sigmoid = gate.sigmoid()
+    silu = gate * sigmoid
+    to_up = grad * silu
+    # d silu / d gate = sigmoid * (1 + gate - silu)
+    slope = sigmoid.mul_(silu.neg_().add_(gate).add_(1))
+    return slope.mul_(grad).mul_(up), to_up
+
+
 class _SwiGLU(torch.autograd.Function):
     """silu(gate) * up; keeps its two inputs."""
 
@@ -76,13 +86,27 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        gate, up = ctx.saved_tensors
-        sigmoid = gate.sigmoid()
-        silu = gate * sigmoid
-        to_up = grad * silu
-        # d silu / d gate = sigmoid * (1 + gate - silu)
-        slope = sigmoid.mul_(silu.neg_().add_(gate).add_(1))
-        return slope.mul_(grad).mul_(up), to_up
+        return _swiglu_slopes(grad, *ctx.saved_tensors)
+
+
+class _SwiGLUDown(torch.autograd.Function):
+    """(silu(gate) * up) @ weight.T; keeps gate and up, and makes their product again for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        product = functional.silu(gate).mul_(up)
+        return matmul(product.view(-1, product.shape[-1]), weight).view(*gate.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+        gate, up, weight = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1])
+        to_weight = None
+        if ctx.needs_input_grad[2]:
+            product = functional.silu(gate).mul_(up).view(-1, gate.shape[-1])
+            to_weight = matmul(flat.t(), product.t())
+        return *_swiglu_slopes(matmul(flat, weight.t()).view(gate.shape), gate, up), to_weight
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -103,7 +127,14 @@ def _norm(self: Any, x: Tensor) -> Tensor:
 
 
 def _mlp(self: Any, x: Tensor) -> Tensor:
-    return self.down_proj(_SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
+    gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
+    if (
+        type(down) is torch.nn.Linear
+        and down.bias is None
+        and gate.dtype == down.weight.dtype == torch.float32
+    ):
+        return _SwiGLUDown.apply(gate, up, down.weight)
+    return down(_SwiGLU.apply(gate, up))
 
 
 _NORMS = ("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm")
