@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+import psutil
 import pytest
 
+from common.launcher import processes
 from common.launcher.summary import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-MATRIX_PARTS = 4
+MATRIX_PARTS = 7  # a week
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,6 +45,7 @@ class Run:
     output: Path
     code: int = -1
     log: str = ""
+    peak_memory: int = 0  # bytes; where a fixture watched it
 
     @property
     def folder(self) -> Path:
@@ -125,9 +131,36 @@ def train_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     yield from trainer_in(tmp_path_factory.mktemp("e2e-shared"))
 
 
+@contextmanager
+def watched_memory(run: Run) -> Iterator[None]:
+    """Meanwhile, notes the most memory that all processes of *run* together had, in bytes (proportional set size)."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(2):
+            total = 0
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                for process in processes.tagged(run.record["attempts"][-1]["tag"]):
+                    with contextlib.suppress(psutil.Error):
+                        total += process.memory_full_info().pss
+            run.peak_memory = max(run.peak_memory, total)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
 @pytest.fixture(scope="session")
 def grpo_default(train_once: Trainer) -> Run:
-    return train_once("grpo", "default", "--seed", "1").check()
+    watched = Run("grpo", "default", train_once.output)
+    with watched_memory(watched):
+        run = train_once("grpo", "default", "--seed", "1").check()
+    run.peak_memory = watched.peak_memory
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,10 @@ def test_summary_and_record(default_run: Run) -> None:
     assert default_run.record["state"] == "finished"
 
 
+def test_whole_run_stays_within_twelve_gigabytes(default_run: Run) -> None:
+    assert 2e9 < default_run.peak_memory <= 12 * 1024**3, f"{default_run.peak_memory / 1024**3:.1f} GiB"
+
+
 def test_nothing_is_left_running(default_run: Run) -> None:
     from common.launcher import processes
 
