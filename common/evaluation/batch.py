@@ -16,7 +16,7 @@ from common.evaluation import export, output, scores
 from common.evaluation.backends import Answer, Backend, Request, load
 from common.evaluation.cells import text_of
 from common.evaluation.items import Item, groups_of
-from common.evaluation.record import Key, Record
+from common.evaluation.record import Record
 from common.evaluation.scores import Collected
 from common.evaluation.scoring import SCORE_FIELDS, Scorer, choose_reward, reward_key
 from common.evaluation.setup import Job, announce, prepare
@@ -134,7 +134,7 @@ def item_key(item: Item) -> str:
 
 
 def _kept(job: Job, record: Record, scorer: Scorer) -> int:
-    """Look through what is there: refuse another data set, forget failed samples, score the unscored."""
+    """Look through what is there: refuse another data set, forget what failed, score what has no score."""
     for row in record.rows():
         where = f"{record.path} item {row['item']}"
         if row["item"] >= len(job.items) or row["sample"] >= job.options.n:
@@ -146,7 +146,12 @@ def _kept(job: Job, record: Record, scorer: Scorer) -> int:
             raise UserError(
                 f"{where} is about another row than {job.options.input_file}: give another --output_file"
             )
-    for key in [key for key, row in _rows_by_key(record) if row.get("error") and not job.items[key[0]].error]:
+    failed = [
+        (row["item"], row["sample"])
+        for row in record.rows()
+        if row["error"] and not job.items[row["item"]].error
+    ]
+    for key in failed:
         del record.places[key]
         scorer.scores.pop(key, None)
     before = read_meta(job.output)
@@ -155,15 +160,11 @@ def _kept(job: Job, record: Record, scorer: Scorer) -> int:
         and before.get("threshold of right") == job.options.threshold
     )
     for row in record.rows():
-        if same and row["score"] is not None:
+        if same and row["score"] is not None and not row["reward_error"]:
             scorer.scores[row["item"], row["sample"]] = {name: row[name] for name in SCORE_FIELDS}
         else:
             scorer.add(job.items[row["item"]], row)
     return len(record.places)
-
-
-def _rows_by_key(record: Record) -> list[tuple[Key, dict[str, Any]]]:
-    return [((row["item"], row["sample"]), row) for row in record.rows()]
 
 
 def _generate(job: Job, record: Record, scorer: Scorer) -> dict[str, Any]:

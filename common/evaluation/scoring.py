@@ -184,7 +184,9 @@ class Scorer:
             if row is None:
                 break
             keep += len(line) + 1
-            self.scores[row.pop("item"), row.pop("sample")] = row
+            place = (row.pop("item"), row.pop("sample"))
+            if not row["reward_error"]:  # what failed is tried again
+                self.scores[place] = row
         with self.path.open("r+b") as file:
             file.truncate(keep)
 

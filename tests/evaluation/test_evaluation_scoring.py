@@ -78,6 +78,14 @@ def test_scores_survive_a_kill_and_are_dropped_for_another_reward(reward: Path, 
     other.finish()
 
 
+def test_failed_scores_are_tried_again(reward: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    score(choose(f"{reward}:broken"), path)
+    again = Scorer(choose(f"{reward}:broken"), path, 0.5, 30)
+    assert sorted(again.scores) == [(i, 0) for i in range(5)]
+    again.finish()
+
+
 def test_automatic_choice(reward: Path) -> None:
     knobs = {
         "REWARD_FUNC_PATH": str(reward),
