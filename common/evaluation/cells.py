@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -25,8 +26,6 @@ def text_of(value: Any) -> str:
             return text_of(value[0].get("content"))
         return "\n\n".join(f"[{turn['role']}]\n{text_of(turn.get('content'))}" for turn in value)
     if isinstance(value, dict | list):
-        import json
-
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,8 +101,6 @@ def reward_key(reward: BoundReward | None) -> str:
     text = (
         source.read_bytes() if source and source.is_file() and not reward.label.startswith("common:") else b""
     )
-    import hashlib
-
     knobs = json.dumps(dict(reward.kwargs), sort_keys=True, default=str)
     return f"{reward.label} {knobs} {hashlib.sha256(text).hexdigest()[:12]}"
 
@@ -240,8 +240,6 @@ class Scorer:
         self._file.flush()
 
     async def _score(self, item: Item, row: dict[str, Any]) -> dict[str, Any]:
-        import time
-
         assert self.reward is not None
         extra: dict[str, Any] = {**item.extra_info, "raw_prompt": _raw(item.messages)}
         passed = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from common.checkpoints import Merged
@@ -135,9 +137,6 @@ def _own_id(found: str, waiting: dict[str, Request]) -> str:
 
 def _length(model: Merged, options: Namespace, longest: int) -> int:
     """max_model_len: as asked for, else what the data needs; never more than the model reads. 0 = vLLM's own."""
-    import json
-    from pathlib import Path
-
     wanted = options.max_model_len or longest
     if not wanted or options.max_model_len:
         return wanted
