@@ -28,6 +28,7 @@ RAW_TARGET, TRL_TARGET = 0.8, 0.5
 # What upstream's examples set and our CPU defaults change.
 UPSTREAM = {
     "actor_rollout_ref.model.use_remove_padding": "True",
+    "actor_rollout_ref.model.external_lib": "null",
     "actor_rollout_ref.model.use_fused_kernels": "False",
     "actor_rollout_ref.model.enable_gradient_checkpointing": "True",
     "actor_rollout_ref.actor.use_kl_loss": "True",
