@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dpo_world import World, pair_rows, preference_parquet, tiny_model
 
 from common.cpu.model import ensure_bundled_model
+
+# tests/ holds the launcher's fixtures (an installed package is called `tests` too).
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
 @pytest.fixture(scope="session")

@@ -112,10 +112,20 @@ OTHER = {
     "API_REWARD_CONFIG": "{tmp}/reward_model.yaml",
     "REWARD_WEIGHTS": "function=1.0,model=0.25",
     "REPRODUCIBLE": "false",
+    "REF_MODEL_PATH": "{tmp}/model",
+    "LOSS_TYPE": "apo_zero",
+    "BETA": "0.2",
+    "LABEL_SMOOTHING": "0.1",
+    "RPO_ALPHA": "0.5",
+    "SIMPO_GAMMA": "1.0",
+    "LORA_ADAPTER_PATH": "{tmp}/adapter",
+    "LORA_REFERENCE": "adapter",
+    "SHARE_PROMPT": "false",
 }
 # Where a method's own default is that value.
 OTHER_OF = {
     "sft": {"TRAIN_BATCH_SIZE": "32", "TOTAL_EPOCHS": "2"},
+    "dpo": {"TRUNCATION": "drop", "MAX_LENGTH": "400"},
     "gspo": {"NORM_ADV_BY_STD": "true", "USE_KL_LOSS": "false"},
 }
 # These need another knob to matter.
@@ -136,7 +146,11 @@ WITH_OF = {
         "API_REWARD_CONFIG": ["--reward_source", "api"],
         "REWARD_WEIGHTS": [*CLASSIFIER, "--reward_source", "mix"],
         "ROLLOUT_ENGINE": ["--reproducible", "false"],
-    }
+    },
+    "dpo": {
+        "LORA_ADAPTER_PATH": ["--use_lora"],
+        "LORA_REFERENCE": ["--use_lora", "--lora_adapter_path", "{tmp}/adapter"],
+    },
 }
 # What these change is tested where it is: BAD_ROWS in test_bad_input, RESUME in test_runs, DEVICE in test_arguments.
 ELSEWHERE = {"BAD_ROWS", "RESUME", "DEVICE"}
@@ -160,6 +174,8 @@ def other_files(tmp_path: Path) -> Path:
         shutil.copytree(tmp_path / "model", tmp_path / name)
         scorer = {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}
         (tmp_path / name / "config.json").write_text(json.dumps(scorer))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     (tmp_path / "reward_model.yaml").write_text("serve: server\n")
     return tmp_path
 
