@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+
+from common.launcher.engine_checks import check_batches, check_nodes
 
 from .conftest import ROOT, Launcher, executable
 from .test_bad_input import refused, rows
@@ -39,7 +43,7 @@ def test_default_run_on_a_machine_without_gpu(launch: Launcher) -> None:
     assert keys["data.custom_cls.name"] == "TokenDataset"
     assert done.call["env"]["VERL_FILE_LOGGER_PATH"].endswith("logs/sft/first/metrics-1.jsonl")
     record = launch.run_json("first", "sft")
-    assert record["total_steps"] == 3 * (480 // 16)
+    assert record["total_steps"] == 15
     assert record["tokens"]["TRAIN_DATA"]["samples"] == 480
     assert record["tokens"]["TRAIN_DATA"]["over"] == 0
 
@@ -67,10 +71,9 @@ def test_gpu_machine_with_and_without_flash_attn(launch: Launcher, tmp_path: Pat
     assert "model.external_lib" not in done.overrides
 
 
-def test_two_processes_and_a_batch_that_does_not_divide(launch: Launcher) -> None:
+def test_two_processes(launch: Launcher) -> None:
     done = sft(launch, "--gpus", "2", "--name", "two")
     assert torchrun(done.call) == ["--standalone", "--nproc_per_node", "2"]
-    refused(sft(launch, "--gpus", "2", "--batch_size", "7"), "TRAIN_BATCH_SIZE=7", "use 6 or 8")
 
 
 def test_a_node_of_several(launch: Launcher) -> None:
@@ -89,21 +92,50 @@ def test_a_node_of_several(launch: Launcher) -> None:
     assert (launch.output / "logs/sft/.nodes/n/1/run.json").is_file()
 
 
-NODES = [
-    (["--nodes", "2", "--name", "n"], "NNODES=2 needs MASTER_ADDR"),
-    (["--nodes", "2", "--master_addr", "h"], "NNODES=2 needs EXPERIMENT_NAME"),
+KNOBS = {
+    **{"TRAIN_BATCH_SIZE": "16", "MAX_LENGTH": "512", "MAX_TOKENS_PER_GPU": "2048", "MICRO_BATCH_SIZE": "8"},
+    **{
+        "USE_DYNAMIC_BSZ": "true",
+        "PACKING": "true",
+        "SEQUENCE_PARALLEL_SIZE": "1",
+        "N_GPUS": "1",
+        "NNODES": "1",
+    },
+}
+ARITHMETIC = [
+    ({"TRAIN_BATCH_SIZE": "0"}, "TRAIN_BATCH_SIZE=0 must be 1 or more"),
+    ({"TRAIN_BATCH_SIZE": "4096"}, "480 rows that fit, fewer than TRAIN_BATCH_SIZE=4096"),
+    ({"N_GPUS": "8", "TRAIN_BATCH_SIZE": "12"}, "must divide by 8 data-parallel ranks: use 8 or 16"),
     (
-        ["--nodes", "2", "--master_addr", "h", "--name", "n", "--node_rank", "2"],
-        "NODE_RANK=2 must be between 0 and NNODES - 1 = 1",
-    ),
-    (["--batch_size", "0"], "TRAIN_BATCH_SIZE=0 must be 1 or more"),
-    (["--batch_size", "4096"], "TRAIN_DATA has 480 rows that fit, fewer than TRAIN_BATCH_SIZE=4096"),
-    (
-        ["--max_tokens_per_gpu", "100"],
+        {"MAX_TOKENS_PER_GPU": "100"},
         "MAX_TOKENS_PER_GPU=100 (x 1 sequence parallel) is below MAX_LENGTH = 512",
     ),
-    (["--use_dynamic_bsz", "false", "--micro_batch_size", "5"], "does not divide the 16 rows of each rank"),
-    (["--sequence_parallel_size", "2"], "SEQUENCE_PARALLEL_SIZE=2 does not divide 1 GPUs"),
+    ({"USE_DYNAMIC_BSZ": "false", "MICRO_BATCH_SIZE": "5"}, "does not divide the 16 rows of each rank"),
+    ({"SEQUENCE_PARALLEL_SIZE": "2"}, "SEQUENCE_PARALLEL_SIZE=2 does not divide 1 GPUs"),
+    ({"SEQUENCE_PARALLEL_SIZE": "2", "N_GPUS": "2", "PACKING": "false"}, "needs PACKING=true"),
+    ({"NNODES": "2", "EXPERIMENT_NAME": "n"}, "NNODES=2 needs MASTER_ADDR"),
+    ({"NNODES": "2", "MASTER_ADDR": "h"}, "NNODES=2 needs EXPERIMENT_NAME"),
+    (
+        {"NNODES": "2", "MASTER_ADDR": "h", "NODE_RANK": "2"},
+        "NODE_RANK=2 must be between 0 and NNODES - 1 = 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changed", "part"), ARITHMETIC, ids=[part[:40] for _, part in ARITHMETIC])
+def test_batch_and_node_arithmetic(changed: dict[str, str], part: str) -> None:
+    knobs = {**KNOBS, **changed}
+    found = check_batches(knobs, "sft", 480) + check_nodes(knobs)
+    assert any(part in line for line in found), found
+
+
+def test_pairs_count_twice_and_right_values_pass() -> None:
+    assert check_batches(KNOBS, "sft", 480) + check_nodes(KNOBS) == []
+    (problem,) = check_batches({**KNOBS, "MAX_TOKENS_PER_GPU": "1000"}, "preference", 480)
+    assert "2 x MAX_LENGTH (a pair stays together) = 1024: use 1024 or more" in problem
+
+
+WRONG = [
     (
         ["--max_length", "60"],
         "tokens are more than MAX_LENGTH=60; raise it, or choose TRUNCATION=drop or cut",
@@ -114,20 +146,29 @@ NODES = [
     ),
     (["--chat_template", "/no/such"], "CHAT_TEMPLATE=/no/such cannot be read"),
     (["--truncation", "left"], "TRUNCATION='left' must be one of error, drop, cut"),
-    (["--use_lora", "--lora_rank", "0"], "LORA_RANK=0 must be between 1 and 512"),
+    (
+        ["--gpus", "2", "--batch_size", "7"],
+        "TRAIN_BATCH_SIZE=7 must divide by 2 data-parallel ranks: use 6 or 8",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("flags", "part"), NODES, ids=[" ".join(flags) for flags, _ in NODES])
+@pytest.mark.parametrize(("flags", "part"), WRONG, ids=[" ".join(flags) for flags, _ in WRONG])
 def test_wrong_values(launch: Launcher, flags: list[str], part: str) -> None:
     refused(sft(launch, *flags), part)
     assert not (launch.output / "logs").exists()
 
 
 BAD = {
-    "no assistant turn": ([CHAT[0]], "no assistant turn"),
-    "empty turn": ([CHAT[0], {"role": "assistant", "content": ""}], "2"),
-    "starts with the assistant": ([CHAT[1], CHAT[0], CHAT[1]], "2"),
+    "no assistant turn": ([CHAT[0]], "row 2: messages: has no assistant turn to learn from"),
+    "empty turn": (
+        [CHAT[0], {"role": "assistant", "content": ""}],
+        "row 2: messages[1]: the assistant message is empty",
+    ),
+    "starts with the assistant": (
+        [CHAT[1], CHAT[0], CHAT[1]],
+        "train row 2 ('hello'): the conversation starts with",
+    ),
 }
 
 
@@ -145,18 +186,8 @@ def test_what_was_cut_or_left_out_is_counted_aloud(launch: Launcher, tmp_path: P
         return {"messages": [CHAT[0], {"role": "assistant", "content": "word " * words}]}
 
     data = rows(tmp_path / "d.jsonl", [row(n) for n in (5, 6, 100, 7, 200, 8, 9, 10)])
-    flags = [
-        "--train_data",
-        data,
-        "--val_data",
-        data,
-        "--batch_size",
-        "2",
-        "--max_length",
-        "90",
-        "--epochs",
-        "1",
-    ]
+    flags = ["--train_data", data, "--val_data", data, "--batch_size", "2", "--max_length", "90"]
+    flags += ["--epochs", "1", "--steps", "0"]
     dropped = sft(launch, *flags, "--truncation", "drop", "--name", "drop")
     assert "TRAIN_DATA: 2 of 8 rows are longer than MAX_LENGTH=90 tokens" in dropped.err
     assert "0 cut at the end, 2 left out" in dropped.err
@@ -202,7 +233,7 @@ def test_resume_exit_code_and_summary(launch: Launcher) -> None:
     (root / "global_step_5/model_world_size_1_rank_0.pt").touch()
     (root / "latest_checkpointed_iteration.txt").write_text("5")
     resumed = sft(launch, "--resume", "r")
-    assert "resuming sft/r from step 5 of 90" in resumed.err
+    assert "resuming sft/r from step 5 of 15" in resumed.err
     assert resumed.overrides["trainer.resume_mode"] == "auto"
     refused(sft(launch, "--resume", "r", "--gpus", "2"), "written by 1 process(es), this launch has 2")
 
@@ -215,9 +246,6 @@ def test_wandb_entity_reaches_the_environment(launch: Launcher) -> None:
 
 def test_sample_data_is_what_the_script_makes(tmp_path: Path) -> None:
     shutil.copy(ROOT / "sft/data/make_data.py", tmp_path)
-    import subprocess
-    import sys
-
     subprocess.run([sys.executable, str(tmp_path / "make_data.py")], check=True)
     for name in ("train", "val", "tools", "thinking"):
         made = (tmp_path / f"{name}.jsonl").read_text()
