@@ -65,7 +65,7 @@ def computed_tokens(pair: Pair, shared: bool) -> int:
     return sum(len(row.ids) for row in rows_of(pair, shared))
 
 
-def _nested(columns: Sequence[Sequence[int]]) -> Tensor:
+def _nested(columns: Sequence[Sequence[int]]) -> Any:
     return torch.nested.as_nested_tensor(
         [torch.tensor(column, dtype=torch.long) for column in columns], layout=torch.jagged
     )

@@ -153,14 +153,13 @@ class DPOTrainer(SFTTrainer):
             self._compute_reference(self.training_client, name, groups[name], files[name])
 
     def _reference_file(self, pairs: list[Pair]) -> Any:
-        path = ""
-        if self.rank == 0 and not self.reference_free:
-            adapter = (
-                self.config.model.lora_adapter_path if self.config.dpo.lora_reference == "adapter" else None
-            )
-            folder = self.config.dpo.reference_path or self.model_config.local_path
-            path = reference.cache_file(pairs, folder, adapter, str(self.engine_config.mixed_precision))
-        return path
+        if self.rank != 0 or self.reference_free:
+            return None
+        own, adapter = self.config.dpo, None
+        if own.lora_reference == "adapter":
+            adapter = self.config.model.lora_adapter_path
+        folder = own.reference_path or self.model_config.local_path
+        return reference.cache_file(pairs, folder, adapter, str(self.engine_config.mixed_precision))
 
     def _found(self, name: str, file: Any) -> bool:
         """Read an earlier run's log-probs on rank 0 and give them to all."""
@@ -240,7 +239,7 @@ class DPOTrainer(SFTTrainer):
         ]
         data, group = self.config.data, 1 if self.shared else 2
         return tu.get_tensordict(
-            tensor_dict=batches.collate(items, self.shared),
+            tensor_dict=dict(batches.collate(items, self.shared)),
             non_tensor_dict={
                 "use_remove_padding": True,
                 "use_dynamic_bsz": data.use_dynamic_bsz,

@@ -56,7 +56,7 @@ class PreferenceEngine(FSDPEngineWithLMHead):
         }
 
 
-def answer_sums(log_probs: Tensor, side: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+def answer_sums(log_probs: Any, side: Any, shared: bool) -> tuple[Tensor, Tensor]:
     """Sum the log-probs of each answer.
 
     Args:

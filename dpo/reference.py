@@ -19,13 +19,23 @@ VERSION = 1
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 
 
-def model_digest(folder: str | Path) -> str:
-    """Content hash of a model or adapter folder: its weights and configs; big files are read once."""
-    root = Path(folder)
+def model_digest(model: str | Path) -> str:
+    """Content hash of a model or adapter: its weights and configs; big files are read once.
+
+    Args:
+        model: a folder or a hub id, which is fetched as the engine would fetch it.
+    """
+    root = Path(model)
+    if not root.is_dir():
+        from huggingface_hub import snapshot_download
+
+        root = Path(snapshot_download(str(model), allow_patterns=[*_WEIGHTS, "adapter_config.json"]))
     digests = Digests(cache_root() / "dpo")
     files = sorted({path for pattern in (*_WEIGHTS, "adapter_config.json") for path in root.glob(pattern)})
     found = [[path.name, digests.of(path)] for path in files]
     digests.save()
+    if not found:
+        raise FileNotFoundError(f"{model} holds no weights")
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 

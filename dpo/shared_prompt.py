@@ -76,15 +76,17 @@ def shared_prompt_attention(
     q, k, v = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
     outputs = []
     for at in range(0, len(sizes), 3):
-        shared, right = at, at + 2
-        # (shared, chosen) is a plain causal sequence.
-        outputs.append(_causal(*(_joined(x[shared : shared + 2]) for x in (q, k, v)), dropout, scaling))
-        outputs.append(_causal(q[right], *(_joined((x[shared], x[right])) for x in (k, v)), dropout, scaling))
+        shared, left, right = at, at + 1, at + 2
+        # (shared, chosen) is a plain causal sequence; the rejected answer sees the shared tokens and itself.
+        query_one, key_one, value_one = (_joined(x[shared], x[left]) for x in (q, k, v))
+        outputs.append(_causal(query_one, key_one, value_one, dropout, scaling))
+        key_two, value_two = (_joined(x[shared], x[right]) for x in (k, v))
+        outputs.append(_causal(q[right], key_two, value_two, dropout, scaling))
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1), None
 
 
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat(parts, dim=2)
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat((first, second), dim=2)
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None) -> Tensor:

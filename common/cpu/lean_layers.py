@@ -149,9 +149,12 @@ def install(module: torch.nn.Module) -> None:
     """
     for layer in module.modules():
         name = type(layer).__name__
+        forward: Any = None
         if type(layer) is torch.nn.Linear:
-            layer.forward = types.MethodType(_linear, layer)
+            forward = _linear
         elif name in _NORMS:
-            layer.forward = types.MethodType(_norm, layer)
+            forward = _norm
         elif name in _MLPS and getattr(layer.config, "hidden_act", "") == "silu":
-            layer.forward = types.MethodType(_mlp, layer)
+            forward = _mlp
+        if forward is not None:
+            vars(layer)["forward"] = types.MethodType(forward, layer)
