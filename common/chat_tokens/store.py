@@ -200,9 +200,7 @@ def _fit(
                 "TRUNCATION=drop or cut"
             )
             return None
-        keep = (
-            settings.max_length if settings.truncation == "cut" and any(mask[: settings.max_length]) else 0
-        )
+        keep = settings.max_length if settings.truncation == "cut" and any(mask[: settings.max_length]) else 0
         counts.lost_tokens += len(ids) - keep
         if not keep:
             counts.dropped += 1

@@ -167,7 +167,8 @@ def other_files(tmp_path: Path) -> Path:
     )
     small = ensure_bundled_model()
     (tmp_path / "template.jinja").write_text(
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     shutil.copytree(small, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     for name in ("classifier", "classifier2"):
