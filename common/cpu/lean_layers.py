@@ -110,8 +110,8 @@ class _SwiGLUDown(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``functional.linear``, through `matmul` for fp32 outside autocast."""
-    if x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+    """``functional.linear``, through `matmul` for fp32 outside autocast (oneDNN refuses no rows at all)."""
+    if x.numel() and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
         return _Linear.apply(x, weight, bias)
     return functional.linear(x, weight, bias)
 
