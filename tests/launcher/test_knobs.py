@@ -125,7 +125,14 @@ OTHER = {
 # Where a method's own default is that value.
 OTHER_OF = {
     "sft": {"TRAIN_BATCH_SIZE": "32", "TOTAL_EPOCHS": "2"},
-    "dpo": {"TRUNCATION": "drop", "MAX_LENGTH": "400"},
+    "dpo": {
+        "TRAIN_DATA": "{tmp}/pairs.jsonl",
+        "VAL_DATA": "{tmp}/pairs.jsonl",
+        "TRUNCATION": "drop",
+        "MAX_LENGTH": "400",
+        "MAX_TOKENS_PER_GPU": "2048",
+        "MICRO_BATCH_SIZE": "2",
+    },
     "gspo": {"NORM_ADV_BY_STD": "true", "USE_KL_LOSS": "false"},
 }
 # These need another knob to matter.
@@ -162,6 +169,7 @@ ELSEWHERE_OF = {"sft": TORCHRUN, "dpo": TORCHRUN}
 @pytest.fixture
 def other_files(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "grpo/data/val.jsonl", tmp_path / "train.jsonl")
+    shutil.copy(ROOT / "dpo/data/val.jsonl", tmp_path / "pairs.jsonl")
     (tmp_path / "reward.py").write_text(
         "def compute_score(data_source, solution_str, ground_truth, extra_info=None, weight=1.0):\n    return weight\n"
     )
