@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from launcher.conftest import Launcher, composed
 from torch import Tensor
+
+from common.launcher.resolve import mini_batch
 
 
 def actor_config(launch: Launcher, *flags: str) -> object:
@@ -28,36 +29,38 @@ def paper_loss(
     return -torch.stack(terms).mean()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_loss_and_gradient_equal_the_papers_formula(launch: Launcher, seed: int) -> None:
+def test_loss_and_gradient_equal_the_papers_formula(launch: Launcher) -> None:
     from verl.trainer.ppo.core_algos import get_policy_loss_fn
 
     config = actor_config(launch)
     assert (config.clip_ratio_low, config.clip_ratio_high) == (3e-4, 4e-4)
-    torch.manual_seed(seed)
-    rows, tokens = 12, 9
-    lengths = torch.randint(1, tokens + 1, (rows,)).tolist()
-    mask = torch.arange(tokens)[None, :] < torch.tensor(lengths)[:, None]
-    old = -3 * torch.rand(rows, tokens, dtype=torch.float64)
-    # Around the clip range: some answers inside it, some beyond on either side.
-    new = (old + 1e-3 * torch.randn(rows, tokens, dtype=torch.float64)).requires_grad_()
-    advantages = torch.randn(rows, dtype=torch.float64)
-    loss, metrics = get_policy_loss_fn(config.policy_loss["loss_mode"])(
-        old_log_prob=old,
-        log_prob=new,
-        advantages=advantages[:, None] * mask,
-        response_mask=mask,
-        loss_agg_mode=config.loss_agg_mode,
-        config=config,
-    )
-    expected = paper_loss(new, old, advantages, lengths, config.clip_ratio_low, config.clip_ratio_high)
-    assert abs(loss.item() - expected.item()) < 1e-6
-    assert 0 < metrics["actor/pg_clipfrac"] < 1
-    ours, theirs = torch.autograd.grad(loss, new)[0], torch.autograd.grad(expected, new)[0]
-    # verl's gradient runs through the token's own probability; within the clip range it is the same number.
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        rows, tokens = 12, 9
+        lengths = torch.randint(1, tokens + 1, (rows,)).tolist()
+        mask = torch.arange(tokens)[None, :] < torch.tensor(lengths)[:, None]
+        old = -3 * torch.rand(rows, tokens, dtype=torch.float64)
+        # Around the clip range: some answers inside it, some beyond on either side.
+        new = (old + 1e-3 * torch.randn(rows, tokens, dtype=torch.float64)).requires_grad_()
+        advantages = torch.randn(rows, dtype=torch.float64)
+        loss, metrics = get_policy_loss_fn(config.policy_loss["loss_mode"])(
+            old_log_prob=old,
+            log_prob=new,
+            advantages=advantages[:, None] * mask,
+            response_mask=mask,
+            loss_agg_mode=config.loss_agg_mode,
+            config=config,
+        )
+        expected = paper_loss(new, old, advantages, lengths, config.clip_ratio_low, config.clip_ratio_high)
+        assert abs(loss.item() - expected.item()) < 1e-6
+        assert 0 < metrics["actor/pg_clipfrac"] < 1
+        ours, theirs = torch.autograd.grad(loss, new)[0], torch.autograd.grad(expected, new)[0]
+        # verl's gradient runs through the token's own probability; within the clip range it is the same number.
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_the_default_makes_several_updates_per_rollout(launch: Launcher) -> None:
-    for batch, mini in (("8", 2), ("64", 16), ("6", 1), ("10", 2), ("2", 1)):
-        assert actor_config(launch, "--batch_size", batch).ppo_mini_batch_size == mini
+    assert actor_config(launch, "--batch_size", "10").ppo_mini_batch_size == 2
+    for batch, mini in (("8", "2"), ("64", "16"), ("6", "1"), ("2", "1"), ("1", "1")):
+        assert mini_batch(batch, "gspo") == mini
+        assert mini_batch(batch, "grpo") == batch
