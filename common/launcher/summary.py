@@ -10,6 +10,7 @@ from typing import Any
 from common.launcher import runs
 
 ROOT = Path(__file__).resolve().parents[2]
+PREFERENCE_KEY = "val/rewards/accuracies"
 REWARD_KEYS = ("critic/score/mean", "train/loss")
 
 
@@ -31,6 +32,8 @@ def read_metrics(folder: Path, record: dict[str, Any]) -> list[tuple[int, dict[s
 
 def validation_key(metrics: list[tuple[int, dict[str, float]]]) -> str | None:
     keys = sorted({key for _, values in metrics for key in values if key.startswith(("val-core/", "val/"))})
+    if PREFERENCE_KEY in keys:  # DPO logs a dozen others beside it
+        return PREFERENCE_KEY
     return keys[0] if keys else None
 
 
