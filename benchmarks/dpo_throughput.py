@@ -21,6 +21,8 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,25 +162,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mine, theirs, tokens = prepare(folder, own.data, own.steps)
-        results = {
-            "ours": ours(folder, mine, own.steps, own.dtype),
-            "ours, gradient checkpointing": ours(
-                folder, mine, own.steps, own.dtype, "--gradient_checkpointing"
-            ),
+        contenders: dict[str, Callable[[], dict[str, Any]]] = {
+            "ours": lambda: ours(folder, mine, own.steps, own.dtype),
+            "TRL, defaults": lambda: trl(folder, theirs, own.steps, own.dtype, {}),
         }
-        results["TRL, defaults"] = trl(folder, theirs, own.steps, own.dtype, {})
         for micro in own.micro:
             settings = {**TRL_BEST, "per_device_train_batch_size": micro}
-            results[f"TRL, best settings, micro-batch {micro}"] = trl(
-                folder, theirs, own.steps, own.dtype, settings
+            contenders[f"TRL, best settings, micro-batch {micro}"] = partial(
+                trl, folder, theirs, own.steps, own.dtype, settings
             )
-    speed = {k: tokens / (sum(one["seconds"]) + one["reference_seconds"]) for k, one in results.items()}
-    for key, one in results.items():
-        print(
-            f"{key:<36} {speed[key]:7.1f} tokens/s  {sum(one['seconds']) / own.steps:6.1f} s a step  reference "
-            f"{one['reference_seconds']:5.1f} s  peak {one['peak_bytes'] / 2**30:5.2f} GiB  ours is "
-            f"{speed['ours'] / speed[key]:.2f} x as fast"
+        contenders["ours, gradient checkpointing"] = lambda: ours(
+            folder, mine, own.steps, own.dtype, "--gradient_checkpointing"
         )
+        results: dict[str, dict[str, Any]] = {}
+        speed: dict[str, float] = {}
+        for key, run in contenders.items():
+            results[key] = one = run()
+            speed[key] = tokens / (sum(one["seconds"]) + one["reference_seconds"])
+            print(
+                f"{key:<36} {speed[key]:7.1f} tokens/s  {sum(one['seconds']) / own.steps:6.1f} s a step  reference "
+                f"{one['reference_seconds']:5.1f} s  peak {one['peak_bytes'] / 2**30:5.2f} GiB",
+                flush=True,
+            )
     best = max((key for key in speed if "best" in key), key=lambda key: speed[key])
     missed = []
     for key, like, target in (
