@@ -56,7 +56,7 @@ def test_answers_go_on_where_the_prompt_ends(tmp_path: Path, tokenizer: Any) -> 
             assert all(answer.learned)
 
 
-def test_implicit_prompts_tools_and_transcripts(tmp_path: Path, tokenizer: Any) -> None:
+def test_implicit_prompts_and_transcripts(tmp_path: Path, tokenizer: Any) -> None:
     turns = [*ASK, {"role": "assistant", "content": "Four."}]
     rows = [
         {"chosen": turns, "rejected": [*ASK, {"role": "assistant", "content": "Five."}]},
@@ -72,6 +72,18 @@ def test_implicit_prompts_tools_and_transcripts(tmp_path: Path, tokenizer: Any) 
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away."}
     ]
     assert tokenizer.decode(load(tmp_path, tokenizer, hh).pairs[0].rejected.ids).startswith("Go away.")
+
+
+def test_tools_reach_the_template(tmp_path: Path, tokenizer: Any) -> None:
+    tool = {
+        "type": "function",
+        "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
+    }
+    row = {"prompt": ASK, "chosen": "Four.", "rejected": "Five.", "tools": [tool]}
+    other = with_template(
+        tokenizer, "{{ tools | map(attribute='function.name') | join }}" + THINKING.replace("<think>", "")
+    )
+    assert tokenizer.decode(load(tmp_path, other, [row]).pairs[0].prompt).startswith("add<user>")
 
 
 def test_only_the_model_own_words_are_learned(tmp_path: Path, tokenizer: Any) -> None:
