@@ -261,3 +261,16 @@ def test_sample_data_is_what_the_script_makes(tmp_path: Path) -> None:
         subprocess.run([sys.executable, str(tmp_path / "make_data.py"), "--check"], check=False).returncode
         == 1
     )
+
+
+@pytest.mark.parametrize("name", ["tools", "thinking"])
+def test_sample_rows_with_tools_and_with_reasoning(launch: Launcher, name: str) -> None:
+    data = str(ROOT / f"sft/data/{name}.jsonl")
+    done = sft(launch, "--train_data", data, "--val_data", data, "--batch_size", "8", "--name", name)
+    assert done.code == 0, done.err
+    counts = launch.run_json(name, "sft")["tokens"]["TRAIN_DATA"]
+    assert (counts["rows"], counts["samples"]) == (16, 16)
+    # SmolLM2's template knows no tools, and the launch says so.
+    assert ("16 rows use tools that this model's chat template does not print" in done.err) is (
+        name == "tools"
+    )
