@@ -53,7 +53,10 @@ def label_answers(transformer_impl: Any) -> None:
             return inputs, output_args
         prompts, responses = micro_batch["prompts"], micro_batch["responses"]
         # A packed row that sequence parallelism has split keeps upstream's labels.
-        split = "shift_labels" in inputs and inputs["input_ids"].shape[1] != micro_batch["input_ids"].offsets()[-1]
+        split = (
+            "shift_labels" in inputs
+            and inputs["input_ids"].shape[1] != micro_batch["input_ids"].offsets()[-1]
+        )
         if prompts.is_nested and responses.is_nested and not split:
             inputs["shift_labels"] = answer_labels(
                 inputs["input_ids"], prompts.offsets().diff(), responses.offsets().diff()

@@ -50,7 +50,9 @@ def test_answer_labels_of_a_packed_row_are_those_of_the_padded_batch() -> None:
     rows = [torch.randint(1, 99, (int(n),)) for n in lengths]
     padded = answer_labels(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), prompts, answers)
     packed = answer_labels(torch.cat(rows).unsqueeze(0), prompts, answers)
-    assert packed.tolist() == [[label for row, n in zip(padded, lengths, strict=True) for label in row[:n].tolist()]]
+    assert packed.tolist() == [
+        [label for row, n in zip(padded, lengths, strict=True) for label in row[:n].tolist()]
+    ]
     assert (packed != IGNORE).sum() == answers.sum()
 
 
