@@ -77,12 +77,13 @@ class VllmBackend:
 
         waiting: dict[str, Request] = {}
         for request in requests:
-            tokens = budget(request, sampling, self.context)
-            if not tokens:
+            room = budget(request, sampling, self.context)
+            if not room:
                 yield too_long(request, self.context)
                 continue
-            params = self._params(sampling, stops, tokens, request.seed(sampling.seed))
+            params = self._params(sampling, stops, room, request.seed(sampling.seed))
             params.output_kind = RequestOutputKind.FINAL_ONLY
+            params.detokenize = False
             self._number += 1
             try:
                 self.engine.add_request(str(self._number), {"prompt_token_ids": request.ids}, params)
@@ -97,7 +98,10 @@ class VllmBackend:
                         request = waiting.pop(_own_id(output.request_id, waiting))
                         done: Any = output.outputs[0]  # type: ignore[index]
                         finish = "length" if done.finish_reason == "length" else "stop"
-                        yield Answer(request.item, request.sample, done.text, finish, len(done.token_ids))
+                        # Decoded as a whole, as verl does: vLLM's stepwise text drops an unfinished last character.
+                        tokens = list(done.token_ids)
+                        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+                        yield Answer(request.item, request.sample, text, finish, len(tokens))
         except (GeneratorExit, KeyboardInterrupt):
             self.engine.abort_request(list(waiting))
             raise
