@@ -1,8 +1,11 @@
-"""PPO's critic without flash-attn, on any machine.
+"""PPO's critic without flash-attn, on any machine, and with a head that starts at zero.
 
 Upstream: ``verl.utils.model.load_valuehead_model`` hard-codes ``attn_implementation="flash_attention_2"``
 and ignores ``critic.model.override_config.attn_implementation``. Without this patch a PPO run dies where
 flash-attn is missing, with the words "is not a value head model, please install trl".
+
+A language model brings no value head. Upstream's random one makes the first advantages noise (explained variance -25 in
+the first step of the sample task on SmolLM2-135M); a head of zeros makes them the returns themselves.
 """
 
 from __future__ import annotations
@@ -29,13 +32,18 @@ def use_configured_attention(model_module: Any) -> None:
 
         if not trust_remote_code and type(model_config) not in AutoModelForTokenClassification._model_mapping:
             return upstream(local_path, torch_dtype, model_config, trust_remote_code)
-        return AutoModelForTokenClassification.from_pretrained(
+        model, report = AutoModelForTokenClassification.from_pretrained(
             local_path,
             config=model_config,
             dtype=torch_dtype,
             attn_implementation=model_config._attn_implementation or "sdpa",
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
+        for name in report["missing_keys"]:
+            if name.startswith(("score.", "classifier.")):
+                model.get_parameter(name).data.zero_()
+        return model
 
     model_module.load_valuehead_model = load_valuehead_model
 

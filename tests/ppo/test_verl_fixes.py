@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tiny_model import tiny_model
+from tiny_scorer import tiny_scorer
 
 pytestmark = pytest.mark.slow  # imports verl
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +25,7 @@ config = AutoConfig.from_pretrained(sys.argv[1], attn_implementation="sdpa")
 config.num_labels = 1
 model = load_valuehead_model(sys.argv[1], torch.float32, config, False)
 values = model(torch.arange(6)[None]).logits
-print(type(model).__name__, model.config._attn_implementation, tuple(values.shape), bool(values.isfinite().all()))
+print(type(model).__name__, model.config._attn_implementation, tuple(values.shape), values.abs().max().item())
 """
 
 
@@ -42,7 +43,10 @@ def load_critic(model: Path, modules: str) -> subprocess.CompletedProcess[str]:
 def test_critic_loads_without_flash_attn_and_upstream_does_not(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model")
     mended = load_critic(model, "common.verl_fixes")
-    assert mended.stdout.split("\n")[-2] == "LlamaForTokenClassification sdpa (1, 6, 1) True", mended.stderr
+    assert mended.stdout.split("\n")[-2] == "LlamaForTokenClassification sdpa (1, 6, 1) 0.0", mended.stderr
+    scorer = tiny_scorer(tmp_path / "scorer")
+    own_head = load_critic(scorer, "common.verl_fixes").stdout.split()[-1]
+    assert float(own_head) > 0, "a reward model's head is where the critic should start"
     upstream = load_critic(model, "")
     assert "is not a value head model" in upstream.stderr
 
