@@ -137,7 +137,7 @@ def watched_memory(run: Run) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(2):
+        while not ended.wait(10):
             total = 0
             with contextlib.suppress(OSError, ValueError, KeyError):
                 for process in processes.tagged(run.record["attempts"][-1]["tag"]):
