@@ -9,6 +9,7 @@ import pytest
 from dpo_world import pair_rows
 from launcher.conftest import ROOT, Launch, Launcher, launch  # noqa: F401  (a fixture)
 
+pytestmark = pytest.mark.slow  # a minute of launches together
 QUICK = ("--name", "x", "--no-preflight", "--device", "cpu")
 
 

@@ -17,6 +17,7 @@ from common.launcher.engine_checks import check_batches, check_nodes
 from .conftest import ROOT, Launcher, executable
 from .test_bad_input import refused, rows
 
+pytestmark = pytest.mark.slow  # a minute of launches together
 CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
 
 
