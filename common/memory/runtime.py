@@ -1,0 +1,28 @@
+"""What a run takes before it holds a model: interpreters, libraries, Ray. Measured, not computed (docs/memory.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# A CUDA context with the workspaces of cuBLAS and NCCL, per process. An assumption: no GPU was at hand.
+CUDA_CONTEXT = 640 << 20
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Bytes of a node's memory: `fixed` once, `per_rank` for each training process."""
+
+    fixed: int
+    per_rank: int
+
+
+_MEASURED = {
+    "sft": Runtime(fixed=0, per_rank=900 << 20),
+    "dpo": Runtime(fixed=0, per_rank=900 << 20),
+    "rl": Runtime(fixed=3 << 30, per_rank=1 << 30),
+}
+
+
+def runtime(kind: str) -> Runtime:
+    """The figures for `sft`, `dpo` or `rl`."""
+    return _MEASURED[kind]
