@@ -1,0 +1,177 @@
+"""From a console log and an exit code to what failed, in which phase, why and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.failures import console, phases
+from common.failures.console import Line, Raised
+from common.failures.patterns import Pattern, table
+
+SHOWN_FRAMES = 6
+# A line of the config that verl prints, which names many things that did not happen.
+_CONFIG = re.compile(r"^\s*[{\[]*'[^']*'(?:: |,|\]|\})|^ray init kwargs")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is known of a failure.
+
+    Attributes:
+        kind: id of the pattern that fits; "unknown" when none does, "" when nothing failed.
+        what: one sentence.
+        phase: of the run, see `phases`.
+        error: the root exception, `type: message`, or the line that tells; "" when there is none.
+        do: what to change.
+        where: `file:line in function` of the innermost frame outside of libraries' wrappers.
+        line: of the log, 0 when none can be named.
+        traceback: the end of the root exception's own traceback.
+    """
+
+    kind: str
+    what: str
+    phase: str
+    error: str
+    do: str
+    where: str = ""
+    line: int = 0
+    traceback: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return {**asdict(self), "traceback": list(self.traceback)}
+
+    def lines(self, log: Path | None = None) -> list[str]:
+        """For people, a line each."""
+        place = f", line {self.line} of {log}" if log and self.line else f", see {log}" if log else ""
+        found = [f"failed   {self.what}", f"phase    {self.phase}{place}"]
+        if self.error:
+            found.append(f"error    {self.error}")
+        if self.kind == "unknown" and self.traceback:
+            found += ["         " + text for text in self.traceback]
+        elif self.where:
+            found.append(f"where    {self.where}")
+        return [*found, f"do       {self.do}"]
+
+
+def explain_file(path: Path, exit_code: int | None = None) -> Failure:
+    """`explain` of a log file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return explain(console.read(path), exit_code)
+
+
+def explain(text: str, exit_code: int | None = None) -> Failure:
+    """What went wrong according to a console log.
+
+    Args:
+        text: the log, as verl, Ray and torchrun wrote it.
+        exit_code: of the command; 128 + N for a signal N. None = not known.
+    """
+    lines = console.lines_of(text)
+    errors = console.raised(lines)
+    root = _root(errors)
+    for pattern in table().failures:
+        found = _find(pattern, root, errors, lines, exit_code)
+        if found is not None:
+            return found
+    if root is None and exit_code in (None, 0):
+        return Failure("", "no error is to be seen in this log", _phase(None, errors, lines), "", "nothing")
+    code = "" if exit_code is None else f" with exit code {exit_code}"
+    return Failure(
+        "unknown",
+        f"the command ended{code} for a reason that is not in our table",
+        _phase(root, errors, lines),
+        root.title if root else "",
+        "read the traceback above; the whole log says what came before it"
+        if root
+        else "the log shows no traceback: read its last lines",
+        _where(root),
+        root.line if root else (lines[-1].number if lines else 0),
+        _end_of(root),
+    )
+
+
+def _is_wrapper(error: Raised) -> bool:
+    return any(pattern.search(f"{error.type}: {error.message}") for pattern in table().wrappers)
+
+
+def _is_consequence(error: Raised) -> bool:
+    return any(pattern.search(f"{error.type}: {error.message}") for pattern in table().consequences)
+
+
+def _root(errors: list[Raised]) -> Raised | None:
+    """The exception that the others come from.
+
+    The driver's last traceback ends in it, once Ray's wrapping is off; where that one only reports that another
+    process failed, the first exception of any process that is not such a report.
+    """
+    last = next((error for error in reversed(errors) if error.source == ""), None)
+    if last and not _is_wrapper(last) and not _is_consequence(last):
+        return last
+    real = [error for error in errors if not _is_wrapper(error)]
+    return next((error for error in real if not _is_consequence(error)), real[0] if real else None)
+
+
+def _phase(root: Raised | None, errors: list[Raised], lines: list[Line]) -> str:
+    chain = [error for error in errors if _is_wrapper(error) and (root is None or root.name in error.type)]
+    return phases.phase_of(root, chain, lines)
+
+
+def _find(
+    pattern: Pattern, root: Raised | None, errors: list[Raised], lines: list[Line], exit_code: int | None
+) -> Failure | None:
+    """The failure that *pattern* describes, if it is this one."""
+    ordered = ([root] if root else []) + [error for error in errors if error is not root]
+    for error in ordered:
+        match = pattern.search(f"{error.type}: {error.message}")
+        if match and not _is_wrapper(error):
+            phase = _phase(error, errors, lines)
+            return _filled(pattern, match.groupdict(), phase, error.title, error.line, error)
+    if pattern.anywhere:
+        for line in lines:
+            match = pattern.search(line.text)
+            if match and not _CONFIG.match(line.text):
+                phase = _phase(root, errors, lines)
+                return _filled(pattern, match.groupdict(), phase, line.text.strip()[:400], line.number, root)
+    if exit_code is not None and exit_code in pattern.codes:
+        said = root.title if root else ""
+        return _filled(pattern, {}, _phase(root, errors, lines), said, root.line if root else 0, root)
+    return None
+
+
+def _filled(
+    pattern: Pattern, groups: dict[str, str | None], phase: str, error: str, line: int, root: Raised | None
+) -> Failure:
+    values = {name: value or "?" for name, value in groups.items()}
+    do = pattern.do.get(phase, pattern.do[""])
+    return Failure(
+        pattern.kind,
+        pattern.says.format(phase=phase, **values),
+        phase,
+        error,
+        do.format(phase=phase, **values),
+        _where(root),
+        line,
+        _end_of(root),
+    )
+
+
+def _where(error: Raised | None) -> str:
+    if error is None or not error.frames:
+        return ""
+    file, number, function = error.frames[-1]
+    return f"{file}:{number} in {function}"
+
+
+def _end_of(error: Raised | None) -> tuple[str, ...]:
+    """The last frames and the exception itself, without the marks under the code."""
+    if error is None:
+        return ()
+    text = [line for line in error.text if line.strip(" ^~|")]
+    return tuple(line[:300] for line in text[-(2 * SHOWN_FRAMES + 2) :])

@@ -1,0 +1,64 @@
+"""The table of known failures, `patterns.yaml`, as compiled patterns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TABLE = Path(__file__).with_name("patterns.yaml")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A row of the table, see its head for what the fields mean; `do` is by phase, "" for all others."""
+
+    kind: str
+    regexes: tuple[re.Pattern[str], ...]
+    says: str
+    do: Mapping[str, str]
+    anywhere: bool
+    codes: tuple[int, ...]
+
+    def search(self, text: str) -> re.Match[str] | None:
+        """The first of the expressions that fits."""
+        return next((match for regex in self.regexes if (match := regex.search(text))), None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The whole file."""
+
+    wrappers: tuple[re.Pattern[str], ...]
+    consequences: tuple[re.Pattern[str], ...]
+    failures: tuple[Pattern, ...]
+
+
+def _compiled(texts: list[str]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(text) for text in texts)
+
+
+def _pattern(row: dict[str, Any]) -> Pattern:
+    do = row["do"] if isinstance(row["do"], dict) else {"": row["do"]}
+    return Pattern(
+        row["kind"],
+        _compiled(row["match"]),
+        row["says"],
+        do,
+        bool(row.get("anywhere")),
+        tuple(row.get("codes", ())),
+    )
+
+
+@cache
+def table() -> Table:
+    """The table, read once."""
+    raw = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return Table(
+        _compiled(raw["wrappers"]), _compiled(raw["consequences"]), tuple(map(_pattern, raw["failures"]))
+    )
