@@ -97,5 +97,7 @@ OWN=(
   "dpo.lora_reference=$LORA_REFERENCE"
 )
 [[ -z "$REF_MODEL_DIR" ]] || OWN+=("dpo.reference_path=$(launch::quote "$REF_MODEL_DIR")")
+# The head of dpo/answer_head.py takes the place of verl's fused one.
+[[ "$DEVICE" == gpu ]] || OWN+=("model.use_fused_kernels=False")
 [[ -z "$LORA_ADAPTER_DIR" ]] || OWN+=("model.lora_adapter_path=$(launch::quote "$LORA_ADAPTER_DIR")")
 engine::run dpo.dpo_trainer "${OWN[@]}"

@@ -158,7 +158,8 @@ class Rounds:
                 code = ensure_scores(plan.folder, number, command, self.run)
                 if code or self.stopping:
                     return code or 130
-            code = self.run(command, {"VERL_FILE_LOGGER_PATH": str(self._attempt(number, step))})
+            metrics = self._attempt(number, step, command)
+            code = self.run(command, {"VERL_FILE_LOGGER_PATH": str(metrics)})
             if code or self.stopping:
                 return code or 130
             reached = runs.latest_step(plan.checkpoints) or 0
@@ -170,7 +171,7 @@ class Rounds:
         prune(plan, set())
         return 0
 
-    def _attempt(self, number: int, step: int) -> Path:
+    def _attempt(self, number: int, step: int, command: list[str]) -> Path:
         """Metrics file of the round: verl's file logger empties the one it opens."""
         folder = self.plan.folder
         if not (folder / "run.json").is_file():  # a command pasted from --dry-run
@@ -182,7 +183,7 @@ class Rounds:
             attempt.update(end=runs.now(), exit_code=0)
             attempt = _next(folder, record, attempt, step)
         self.launched = True
-        attempt["round"] = number
+        attempt.update(round=number, command=command)
         runs.write(folder, record)
         return folder / attempt["metrics"]
 
