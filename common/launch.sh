@@ -106,7 +106,7 @@ launch::begin() {
   [[ " ${MODES[*]} " != *' HELP '* ]] || exit 0
 
   env::ensure || exit
-  if [[ "$DEVICE" == gpu && "$(env::kind)" == cpu ]]; then
+  if [[ "$DEVICE" == gpu && "$(env::kind)" == cpu && " ${MODES[*]} " != *' COMPOSE '* ]]; then
     launch::die "this environment holds the CPU set, but DEVICE=gpu: run ./setup_env.sh --gpu, or use --device cpu"
   fi
   "$PYTHON" -m common.launcher.plan --method "$METHOD" --task "$TASK" <"$answer" >"$answer.plan" || exit

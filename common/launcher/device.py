@@ -63,15 +63,30 @@ def choose(wanted: str) -> Device:
     return Device("cpu", 1, "no GPU found")
 
 
+def assumed(wanted: str) -> Device:
+    """DEVICE for a machine that may be another one: one GPU unless the CPU was asked for."""
+    return Device("cpu" if wanted == "cpu" else "gpu", 1, f"DEVICE={wanted}")
+
+
+def check_number(values: dict[str, str]) -> str:
+    """N_GPUS, which must be a number by now.
+
+    Raises:
+        UserError: it is none.
+    """
+    wanted = values.get("N_GPUS", "1")
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise UserError(f"N_GPUS='{wanted}' must be auto or a whole number above 0")
+    return wanted
+
+
 def check_count(values: dict[str, str], device: Device) -> None:
     """Refuse more GPUs (or CPU ranks) per node than there are.
 
     Raises:
         UserError: with both numbers.
     """
-    wanted = values.get("N_GPUS", "1")
-    if not wanted.isdigit() or int(wanted) < 1:
-        raise UserError(f"N_GPUS='{wanted}' must be auto or a whole number above 0")
+    wanted = check_number(values)
     if device.kind == "gpu" and int(wanted) > device.count and values.get("NNODES", "1") == "1":
         raise UserError(f"N_GPUS={wanted}, but this machine shows {device.count} GPU(s); lower N_GPUS")
     if device.kind == "cpu" and int(wanted) > cores():

@@ -21,6 +21,7 @@ from typing import Any
 from common.checkpoints import launch_model
 from common.cpu.model import MODEL_ALIAS, ModelUnavailableError, bundled_model_dir, resolve_model_path
 from common.launcher import checks, device, engine_checks, processes, round_checks, runs, token_data
+from common.launcher.assumed import assumed
 from common.launcher.errors import UserError, exit_with
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -343,7 +344,10 @@ def main() -> None:
     parser.add_argument("--task", required=True, choices=["rl", "sft", "preference"])
     own = parser.parse_args()
     knobs, extra, modes = read_knobs()
-    answer = plan(own.method, own.task, knobs, extra, modes)
+    if "COMPOSE" in modes:
+        answer = assumed(own.method, knobs, method_checks)
+    else:
+        answer = plan(own.method, own.task, knobs, extra, modes)
     sys.stdout.buffer.write(b"".join(os.fsencode(f"{k}={v}") + b"\0" for k, v in answer.items()))
 
 

@@ -29,6 +29,7 @@ from common.launcher.errors import UserError, exit_with
 
 MODES = {
     "DRY_RUN": "check everything, print the exact command, start nothing",
+    "COMPOSE": "print the command for any machine, check nothing but the knobs; DEVICE=auto means GPUs",
     "NO_PREFLIGHT": "start without scoring the run's own rows first",
     "FORCE": "go on although the preflight found something wrong",
     "SMOKE": "a few steps on a few rows, to see that everything works",
@@ -254,7 +255,7 @@ def resolve(
         values["EXPERIMENT_NAME"], origin["EXPERIMENT_NAME"] = record.name, "run"
 
     check_values(values, knobs)
-    chosen = device.choose(values["DEVICE"])
+    chosen = device.assumed(values["DEVICE"]) if "COMPOSE" in modes else device.choose(values["DEVICE"])
     result.notes += chosen.notes
     values["DEVICE"] = chosen.kind
     if chosen.kind == "cpu":
@@ -265,7 +266,11 @@ def resolve(
         values["MINI_BATCH_SIZE"] = mini_batch(values["TRAIN_BATCH_SIZE"], method)
     if values.get("N_GPUS") == "auto":
         values["N_GPUS"] = str(max(1, chosen.count))
-    device.check_count(values, chosen)
+    if "COMPOSE" in modes:
+        modes.add("DRY_RUN")
+        device.check_number(values)
+    else:
+        device.check_count(values, chosen)
     return result
 
 
