@@ -96,9 +96,15 @@ def newest_step(folder: Path) -> int | None:
     """The last complete record's step of the newest ``metrics-*.jsonl`` in ``folder``, if any."""
     try:
         logs = sorted(folder.glob("metrics-*.jsonl"), key=lambda path: path.stat().st_mtime)
-        if not logs:
-            return None
-        with logs[-1].open("rb") as handle:
+        return last_step(logs[-1]) if logs else None
+    except OSError:
+        return None
+
+
+def last_step(metrics: Path) -> int | None:
+    """The last complete record's step of one ``metrics-*.jsonl``; None without one."""
+    try:
+        with metrics.open("rb") as handle:
             handle.seek(0, os.SEEK_END)
             handle.seek(max(0, handle.tell() - (1 << 16)))
             for line in reversed(handle.read().split(b"\n")[:-1]):

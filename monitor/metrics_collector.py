@@ -71,6 +71,8 @@ class Collector:
             for log in (run.gpu, run.judge):
                 while log.advance():
                     pass
+            while run.advance_prompt_errors():
+                pass
             for stats in (run.samples, run.validation):
                 stats.advance(lambda: True)
         self.complete.set()
@@ -180,6 +182,7 @@ class Collector:
                     self._read(tail, budget)
             run.gpu.advance()
             run.judge.advance()
+            run.advance_prompt_errors()
             if run.revision != before:
                 run.observe(now)
         for run in self.runs():

@@ -15,6 +15,8 @@ from monitor.discover import RunFiles
 from monitor.gpu_log import GpuLog
 from monitor.judge_log import JudgeLog
 from monitor.log_parser import Int64
+from monitor.prompt_errors import METRIC as PROMPT_ERRORS
+from monitor.prompt_errors import PromptErrors
 from monitor.sample_stats import SampleStats
 from monitor.series import Float64, Segment
 from monitor.stitch import Series, stitched
@@ -45,6 +47,7 @@ class Run:
         self.judge = JudgeLog(files.judge)
         self.samples = SampleStats(files.rollouts, files.parts)
         self.validation = SampleStats(files.validation, [])
+        self.prompt_errors = PromptErrors()
         self.manifest: dict[str, Any] = {}
         self.manifest_error = ""
         self._manifest_stat: tuple[float, int] | None = None
@@ -131,6 +134,10 @@ class Run:
         self.facts.total_steps = self.facts.total_steps or total
         return True
 
+    def advance_prompt_errors(self) -> bool:
+        """Count on in the console logs; True when there is more to read."""
+        return self.prompt_errors.advance([path for _, path in self.files.consoles])
+
     def observe(self, now: float) -> None:
         """Remember when which step was seen, for runs whose logs hold no times."""
         step = self.last_step
@@ -144,7 +151,7 @@ class Run:
         """Grows with every change of the numbers."""
         tails = [*self.metric_tails.values(), *self.console_tails.values(), *self.event_tails]
         extra = self.gpu.revision + self.judge.revision + self.samples.revision + self.validation.revision
-        return sum(tail.revision for tail in tails) + extra
+        return sum(tail.revision for tail in tails) + extra + self.prompt_errors.revision
 
     def _memo(self, name: Any, make: Any) -> Any:
         revision = self.revision
@@ -193,6 +200,8 @@ class Run:
                     names.update(dict.fromkeys(segment.columns))
         for _, columns in (self.gpu.by_step(), self.judge.by_step()):
             names.update(dict.fromkeys(columns))
+        if self.prompt_errors.count:
+            names[PROMPT_ERRORS] = None
         names.update(dict.fromkeys("samples/" + key for key in self.samples.metrics()))
         names.update(dict.fromkeys("validation/" + key for key in self.validation.metrics()))
         return list(names)
@@ -202,6 +211,8 @@ class Run:
         return self._memo(("series", metric), lambda: self._series(metric))
 
     def _series(self, metric: str) -> Series:
+        if metric == PROMPT_ERRORS:
+            return Series(f"{metric}{self.prompt_errors.revision}", *self.prompt_errors.series(), [])
         for prefixes, revision, by_step in (
             (("gpu/", "host/"), self.gpu.revision, self.gpu.by_step),
             (("judge/",), self.judge.revision, self.judge.by_step),

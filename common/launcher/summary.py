@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -62,6 +63,8 @@ def lines_of(folder: Path, record: dict[str, Any]) -> list[str]:
                 f"validate {validation} {points[0][1]:.3f} (step {points[0][0]}) -> "
                 f"{points[-1][1]:.3f} (step {points[-1][0]}), best {best[1]:.3f} at step {best[0]}"
             )
+    if (record.get("stopped") or {}).get("kind") == "rule":
+        lines.append(f"stopped  {record['stopped']['reason']} (STOP_ON)")
     lines += _reward_error(folder, record)
     lines.append(f"logs     {folder}")
     lines += _model_lines(record)
@@ -100,9 +103,20 @@ def _model_lines(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def print_failure(folder: Path, record: dict[str, Any]) -> None:
+    """Say why the newest attempt failed, to stderr; nothing when it did not."""
+    from common.failures import Failure
+
+    found = record.get("failure")
+    if not found:
+        return
+    failure = Failure(**{**found, "traceback": tuple(found["traceback"])})
+    log = folder / record["attempts"][-1]["console"]
+    with contextlib.suppress(OSError):
+        print("\n" + "\n".join(failure.lines(log)), file=sys.stderr, flush=True)
+
+
 def print_summary(folder: Path, record: dict[str, Any]) -> None:
     """Print the summary to stderr."""
-    try:
+    with contextlib.suppress(OSError):
         print("\n" + "\n".join(lines_of(folder, record)), file=sys.stderr, flush=True)
-    except OSError:
-        return

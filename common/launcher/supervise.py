@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -22,12 +23,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from common.launcher import processes, runs
-from common.launcher.summary import print_summary
+from common.launcher.summary import print_failure, print_summary
 
 STOP_GRACE_SECONDS = 20.0
+WATCHER_GRACE_SECONDS = 10.0
+# The webhook's address is for the watcher alone.
+WATCHER_SECRETS = ("WATCH_WEBHOOK",)
 GPU_SAMPLE_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
@@ -88,6 +92,65 @@ def start_gpu_sampler(folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def start_watcher(folder: Path, tag: str, record: dict[str, Any]) -> subprocess.Popen[bytes] | None:
+    """Watch the run (common/watcher); on the first node only, where verl writes its metrics."""
+    secrets = {name: os.environ.pop(name) for name in WATCHER_SECRETS if name in os.environ}
+    if record.get("knobs", {}).get("NODE_RANK", "0") != "0":
+        return None
+    arguments = ["--run-dir", str(folder), "--tag", tag, "--parent", str(os.getpid())]
+    return subprocess.Popen(
+        [sys.executable, "-m", "common.watcher", *arguments],
+        # Not a process of the run: its end does not take the watcher along, and no stack of it is of interest.
+        env={**{name: value for name, value in os.environ.items() if name != processes.TAG}, **secrets},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def end_watcher(watcher: subprocess.Popen[bytes] | None, stopper: Stopper) -> None:
+    """Let the watcher finish what it has to do after the last checkpoint; after a stop signal only for a while."""
+    if watcher is None:
+        return
+    watcher.terminate()
+    deadline = None
+    while watcher.poll() is None:
+        if stopper.signal and deadline is None:
+            deadline = time.monotonic() + WATCHER_GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            watcher.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            watcher.wait(timeout=0.5)
+    if watcher.returncode not in (0, -signal.SIGTERM):
+        say(
+            f"the watcher had ended early (exit code {watcher.returncode}); the run itself was not touched by that"
+        )
+
+
+def stop_request(folder: Path, attempts: int) -> dict[str, Any]:
+    """Why the watcher asked for the stop of the newest attempt; {} when it did not."""
+    try:
+        request = json.loads((folder / "stop.json").read_text(encoding="utf-8"))
+        return request if request["attempt"] == attempts else {}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def failure_of(folder: Path, attempt: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Why a failed attempt failed, for run.json (see common/failures)."""
+    from common.failures import Failure, explain_file
+
+    if request:
+        do = "a key=value of yours may be overruled by another; else report it as an error of the launcher"
+        return Failure(
+            "effect", "verl trains with other values than it was given", "start-up", request["reason"], do
+        ).as_dict()
+    try:
+        return explain_file(folder / attempt["console"], attempt["exit_code"]).as_dict()
+    except OSError as error:
+        return Failure("", f"the console log cannot be read: {error.strerror or error}", "", "", "").as_dict()
+
+
 @contextlib.contextmanager
 def fork_server(folder: Path) -> Iterator[None]:
     """The process that a CPU run's others are forked from (common/cpu/forkserver.py), where the run asks for one."""
@@ -146,6 +209,7 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
 
     os.environ[processes.TAG] = tag
     stopper = Stopper()
+    watcher = start_watcher(folder, tag, record)
     sampler = start_gpu_sampler(folder)
     try:
         with fork_server(folder), (folder / attempt["console"]).open("ab") as log:
@@ -173,9 +237,20 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
 
     exit_code = 128 + stopper.signal if stopper.signal else (code if code >= 0 else 128 - code)
     record = runs.read(folder)
-    record["attempts"][-1].update(end=runs.now(), exit_code=exit_code)
-    record["state"] = state_of(code, stopper.signal)
+    attempt = record["attempts"][-1]
+    request = stop_request(folder, attempt["n"]) if stopper.signal else {}
+    wrong = request.get("kind") == "effect"
+    if wrong:
+        exit_code = 1
+    attempt.update(end=runs.now(), exit_code=exit_code)
+    record.update(
+        state="failed" if wrong else state_of(code, stopper.signal), stopped=request or None, failure=None
+    )
+    if record["state"] == "failed":
+        record["failure"] = failure_of(folder, attempt, request)
     runs.write(folder, record)
+    end_watcher(watcher, stopper)
+    print_failure(folder, record)
     print_summary(folder, record)
     return exit_code
 

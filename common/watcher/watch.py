@@ -1,0 +1,313 @@
+"""The watcher's loop: look at the logs, say what is new, ask for a stop where the user wanted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.callbacks import Actions, actions_of, after_save
+from common.data_utils.atomic import write_text
+from common.launcher import effect, runs
+from common.launcher.errors import UserError
+from common.watcher import stacks
+from common.watcher.alerts import FORMAT_VARIABLE, VARIABLE, Webhook
+from common.watcher.pace import Pace, words
+from common.watcher.run_state import RunState
+from common.watcher.settings import STALL, Settings, stop_rules
+from monitor.settings import load as load_panel
+
+HEARTBEAT = "heartbeat.json"
+EVENTS = "watch.jsonl"
+STOP = "stop.json"
+
+
+@dataclass
+class Watch:
+    """One run, from its launch to its end.
+
+    Args:
+        folder: the run folder.
+        tag: of the attempt, see `common.launcher.processes`.
+        supervisor: pid of the process that started the run; SIGINT to it stops the run.
+        settings: see watch.yaml.
+        say: prints a line for people.
+        now: the clock, seconds since the epoch.
+        webhook: address, "" for none.
+        interrupt: asks a process to stop.
+    """
+
+    folder: Path
+    tag: str
+    supervisor: int
+    settings: Settings
+    say: Callable[[str], None]
+    now: Callable[[], float] = time.time
+    webhook: str = ""
+    webhook_format: str = ""
+    interrupt: Callable[[int, int], None] = os.kill
+    terminal: bool = False
+    holding: dict[str, int] = field(default_factory=dict)  # rule -> since which step
+    stalled_since: float = 0.0
+    stop_reason: str = ""
+    stop_after_step: int = -1
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.run = RunState(self.folder)
+        self.rules = load_panel(self.settings.rules).rules
+        self.stop_on = stop_rules(self.run.knobs.get("STOP_ON", ""))
+        self.actions: Actions = actions_of(self.run.knobs)
+        self.hook = Webhook(self.webhook, self.webhook_format, self.settings.timeout, self.say)
+        self.pace = self._new_pace()
+        self.saved = runs.latest_step(self.run.checkpoints)
+        self._pool = ThreadPoolExecutor(1, "after-save")
+        self._last: dict[str, float] = {}  # when something was done last
+        self._effect_from = 0
+        self._effect_size = -1
+        self._effect_done = False
+        self._work: Future[None] | None = None
+
+    def _new_pace(self) -> Pace:
+        self._attempt = self.run.attempt["n"]
+        total = self.run.record.get("total_steps") or 0
+        return Pace(self.now(), self.settings.stall, self.run.slow_steps(), total)
+
+    # ---- one look ---------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Look at everything once."""
+        self.run.refresh()
+        now = self.now()
+        if self.run.attempt["n"] != self._attempt:  # a self-play round begins
+            self.pace = self._new_pace()
+            self._effect_from, self._effect_done = self._size(), False
+        step = self.run.newest_step()
+        fresh = step is not None and (step[0] > self.pace.step or not self.pace.steps_seen)
+        if step and fresh:
+            self.pace.add(*step)
+        if not self._effect_done:
+            self._check_effect()
+        self._look_for_stall(now)
+        if self._due("rules", self.settings.rules_every, now) and (fresh or self.pace.steps_seen):
+            self._apply_rules()
+        self._look_for_checkpoint()
+        if fresh or self._due("heartbeat", self.settings.heartbeat, now):
+            self._beat(now)
+        every = self.settings.progress_terminal if self.terminal else self.settings.progress_log
+        if fresh and self._due("progress", every, now):
+            self.say(self._progress(now))
+
+    def finish(self) -> None:
+        """The run has ended and run.json says how: last checkpoint, last message."""
+        self.run.refresh()
+        self._look_for_checkpoint()
+        if self.actions.keep_best:  # the last validation is known only now
+            self._submit(
+                self.run.checkpoints / f"global_step_{self.saved}",
+                self.saved or 0,
+                Actions(self.actions.keep, keep_best=True),
+            )
+        self._pool.shutdown(wait=True)
+        state = self.run.record.get("state", "")
+        self._beat(self.now(), state)
+        failure = self.run.record.get("failure") or {}
+        if state in ("failed", "finished"):
+            text = f"{state} at step {self.pace.step} of {self.pace.total or '?'}"
+            self._alert(state, f"{text}: {failure['what']}" if failure.get("what") else text)
+        self.hook.close()
+
+    def _due(self, what: str, every: float, now: float) -> bool:
+        if now - self._last.get(what, 0.0) < every:
+            return False
+        self._last[what] = now
+        return True
+
+    # ---- what it says -----------------------------------------------------------------------------
+
+    def _beat(self, now: float, state: str = "") -> None:
+        taken, eta = self.pace.step_seconds, self.pace.eta(now)
+        beat = {
+            "time": round(now, 3),
+            "state": state or ("stalled" if self.stalled_since else "training" if taken else "starting"),
+            "step": self.pace.step,
+            "total_steps": self.pace.total,
+            "step_seconds": taken and round(taken, 3),
+            "eta_seconds": eta and round(eta, 1),
+            "last_step_time": self.pace.seen or None,
+            "rules": sorted(self.holding),
+            "supervisor": self.supervisor,
+        }
+        write_text(self.folder / HEARTBEAT, json.dumps(beat))
+
+    def _progress(self, now: float) -> str:
+        parts = [f"step {self.pace.step} of {self.pace.total or '?'}", self.run.shown_metric()]
+        if taken := self.pace.step_seconds:
+            parts.append(f"{taken:.1f} s a step" if taken < 100 else f"{words(taken)} a step")
+        if (eta := self.pace.eta(now)) is not None:
+            parts.append(f"about {words(eta)} left")
+        return ", ".join(part for part in parts if part)
+
+    def _note(self, event: str, text: str, **fields: Any) -> None:
+        """A line on the console and in watch.jsonl."""
+        self.say(text)
+        line = {"time": round(self.now(), 3), "event": event, "step": self.pace.step, "text": text, **fields}
+        with (self.folder / EVENTS).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _alert(self, event: str, text: str, **fields: Any) -> None:
+        if event in self.settings.events or event == "rule":
+            full = f"[verl_training] {self.run.name}: {text}"
+            self.hook.send(
+                full, run=self.run.name, event=event, step=self.pace.step, time=self.now(), **fields
+            )
+
+    # ---- stall ------------------------------------------------------------------------------------
+
+    def _look_for_stall(self, now: float) -> None:
+        late = self.pace.late_by(now)
+        if late is None:
+            if self.stalled_since:
+                gone = words(now - self.stalled_since)
+                self.stalled_since = 0.0
+                self._note(
+                    "went_on", f"went on at step {self.pace.step}, {gone} after the stall was reported"
+                )
+            return
+        if self.stalled_since:
+            return
+        self.stalled_since = now
+        usual = self.pace.step_seconds
+        pace = f"steps take {usual:.1f} s" if usual else "the second step was never logged"
+        path = self.folder / "stacks" / f"attempt-{self._attempt}-step-{self.pace.step}.txt"
+        text = (
+            f"stalled: no new step for {words(late)} after step {self.pace.step} ({pace}); stacks in {path}"
+        )
+        self._note("stall", text, stacks=str(path))
+        self._alert("stall", text)
+        count, stopped = stacks.save(self.tag, path, text)
+        if stopped:
+            self._note(
+                "stall", f"stopped by a signal: process {', '.join(stopped)} (kill -CONT lets it go on)"
+            )
+        elif not count:
+            self._note("stall", "no process of this run is left on this machine")
+        if STALL in self.stop_on:
+            self._stop("rule", text)
+
+    # ---- rules ------------------------------------------------------------------------------------
+
+    def _apply_rules(self) -> None:
+        found = {f"{hit.rule.id}:{hit.metric}": hit for hit in self.run.observations(self.rules)}
+        for name, hit in found.items():
+            if name in self.holding:
+                continue
+            text = hit.sentence("en")
+            self._note("rule", f"{text} {hit.advice('en')}".strip(), rule=hit.rule.id, metric=hit.metric)
+            if hit.rule.severity in self.settings.severities:
+                self._alert("rule", text, rule=hit.rule.id, severity=hit.rule.severity)
+            if hit.rule.id in self.stop_on and not self.stop_reason:
+                self._stop_after_checkpoint(f"rule {hit.rule.id}: {text}")
+        self.holding = {name: hit.since for name, hit in found.items()}
+
+    def _stop_after_checkpoint(self, reason: str) -> None:
+        last = runs.latest_step(self.run.checkpoints) or 0
+        freq = self.run.number("SAVE_FREQ")
+        if freq <= 0:
+            self._stop("rule", reason)
+            return
+        self.stop_reason, self.stop_after_step = reason, last
+        self._note("stopping", f"stopping after the next checkpoint (SAVE_FREQ={freq}): {reason}")
+
+    def _stop(self, kind: str, reason: str) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        content = {"kind": kind, "reason": reason, "attempt": self._attempt, "step": self.pace.step}
+        write_text(self.folder / STOP, json.dumps(content, ensure_ascii=False))
+        self._note("stopped", f"stopping the run: {reason}")
+        self._alert("effect" if kind == "effect" else "stopped", f"stopping: {reason}")
+        self.interrupt(self.supervisor, signal.SIGINT)
+
+    # ---- checkpoints ------------------------------------------------------------------------------
+
+    def _look_for_checkpoint(self) -> None:
+        newest = runs.latest_step(self.run.checkpoints)
+        if newest is None or newest == self.saved:
+            return
+        self.saved = newest
+        if self.actions:
+            self._submit(self.run.checkpoints / f"global_step_{newest}", newest, self.actions)
+        if self.stop_reason and newest > self.stop_after_step:
+            self._stop("rule", self.stop_reason)
+
+    def _submit(self, folder: Path, step: int, actions: Actions) -> None:
+        if not folder.is_dir():
+            return
+        self._pool.submit(
+            after_save,
+            actions,
+            folder,
+            step,
+            self.say,
+            log=self.folder / "on_save.log",
+            protected=self.run.protected_steps(),
+        )
+
+    # ---- effect check -----------------------------------------------------------------------------
+
+    def _size(self) -> int:
+        try:
+            return self.run.console.stat().st_size
+        except OSError:
+            return 0
+
+    def _check_effect(self) -> None:
+        """Once verl has printed its config: did everything arrive that the launcher passed?"""
+        size = self._size()
+        if size == self._effect_size:
+            return
+        self._effect_size = size
+        with self.run.console.open("rb") as log:
+            log.seek(self._effect_from)
+            text = log.read().decode("utf-8", "replace")
+        try:
+            wrong = effect.check(self.folder, text)
+        except UserError as error:
+            self._note("effect", f"effect check: {error}")
+            wrong = []
+        if wrong is None:
+            if self.pace.step > 0:
+                self._effect_done = True
+                self._note(
+                    "effect", "effect check: verl printed no config that could be read; nothing was compared"
+                )
+            return
+        self._effect_done = True
+        for mismatch in wrong:
+            self._note("effect", f"error: {mismatch}")
+        if wrong:
+            self._stop("effect", "; ".join(map(str, wrong)))
+
+
+def watch(
+    folder: Path, tag: str, supervisor: int, settings: Settings, ended: Callable[[float], bool]
+) -> None:
+    """Watch until *ended*, which waits that many seconds, says that the run is over."""
+    from common.launcher.supervise import say
+
+    hook, form = os.environ.get(VARIABLE, ""), os.environ.get(FORMAT_VARIABLE, "")
+    terminal = sys.stderr.isatty()
+    watcher = Watch(
+        folder, tag, supervisor, settings, say, webhook=hook, webhook_format=form, terminal=terminal
+    )
+    while not ended(settings.poll):
+        watcher.tick()
+    watcher.finish()
