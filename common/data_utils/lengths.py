@@ -9,9 +9,10 @@ from typing import Any
 
 from common.data_utils.errors import DataError
 from common.data_utils.records import Message, Row
-from common.data_utils.verl_rows import restore
+from common.data_utils.verl_rows import restore, restore_turns
 
 _BATCH = 256
+SAMPLE = 1024
 
 
 def load_tokenizer(name: str) -> Any:
@@ -116,11 +117,15 @@ def overlong(
     """How many rows of a training file exceed the limits.
 
     Returns:
-        rows, over_prompt, over_length, refused (by the template), longest_prompt, longest.
+        rows, over_prompt, over_length, refused (by the template), longest_prompt, longest; for rl with a limit also
+        what `prompt_lengths` adds.
     """
     import pyarrow.parquet as pq
 
     loaded = load_tokenizer(tokenizer)
+    if task == "rl" and max_prompt is not None:
+        found = prompt_lengths(path, loaded, max_prompt)
+        return {**found, "over_length": 0, "longest": found["longest_prompt"]}
     result = dict.fromkeys(("rows", "over_prompt", "over_length", "refused", "longest_prompt", "longest"), 0)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_BATCH):
@@ -134,3 +139,74 @@ def overlong(
                 result["longest_prompt"] = max(result["longest_prompt"], found.prompt)
                 result["longest"] = max(result["longest"], found.whole)
     return result
+
+
+def prompt_lengths(path: Path, tokenizer: Any, max_prompt: int, every: int = 1) -> dict[str, int]:
+    """Prompts of an RL file against the limit, and how long they are.
+
+    A prompt of ASCII text has no more tokens than characters (and a prefix), so one that is shorter than the limit is
+    not tokenized; a sample of about `SAMPLE` rows, evenly spread, is in any case.
+
+    Args:
+        every: look at each *every*-th row only.
+
+    Returns:
+        rows, over_prompt, refused (by the template): exact for the rows looked at; longest_prompt: exact when one is
+        over the limit, else of those tokenized; sampled, median, p95: of the sample.
+    """
+    import pyarrow.parquet as pq
+
+    result = dict.fromkeys(("rows", "over_prompt", "refused", "longest_prompt"), 0)
+    sample: list[int] = []
+    waiting: list[tuple[str, bool]] = []
+
+    def tokenize() -> None:
+        tokens = tokenizer([text for text, _ in waiting], add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        for ids, (_, drawn) in zip(tokens, waiting, strict=True):
+            result["over_prompt"] += len(ids) > max_prompt
+            result["longest_prompt"] = max(result["longest_prompt"], len(ids))
+            if drawn:
+                sample.append(len(ids))
+        waiting.clear()
+
+    with pq.ParquetFile(path) as file:
+        step = max(1, file.metadata.num_rows // every // SAMPLE)
+        position = 0
+        for batch in file.iter_batches(batch_size=_BATCH, columns=["prompt"]):
+            stored = batch.column(0).to_pylist()[-position % every :: every]
+            position += len(batch)
+            for text in _texts(tokenizer, [restore_turns(turns) for turns in stored]):
+                result["rows"] += 1
+                result["refused"] += text is None
+                drawn = (result["rows"] - 1) % step == 0
+                if text is not None and (drawn or not text.isascii() or len(text) >= max_prompt):
+                    waiting.append((text, drawn))
+            if len(waiting) >= SAMPLE:
+                tokenize()
+        if waiting:
+            tokenize()
+    sample.sort()
+    last = len(sample) - 1
+    return {
+        **result,
+        "sampled": len(sample),
+        "median": sample[last // 2] if sample else 0,
+        "p95": sample[last * 95 // 100] if sample else 0,
+    }
+
+
+def _texts(tokenizer: Any, prompts: list[list[Message]]) -> list[str | None]:
+    """What the template makes of each prompt, ready for the answer; None where it refuses one."""
+    try:
+        return list(tokenizer.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True))
+    except Exception:  # templates raise their own errors for role orders they do not know
+        return [_text(tokenizer, prompt) for prompt in prompts]
+
+
+def _text(tokenizer: Any, prompt: list[Message]) -> str | None:
+    try:
+        return render(tokenizer, prompt, None, True)
+    except Exception:
+        return None

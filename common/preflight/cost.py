@@ -1,0 +1,222 @@
+"""What a run costs: memory by phase (common.memory), checkpoints on disk, and time where earlier runs tell it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.preflight.finding import Finding, error, note, warning
+from common.preflight.job import Job, read_model_config
+from common.preflight.machine import existing
+
+_GIB = 1024**3
+_MIB = 1024**2
+# The estimate's own margin: above it a phase cannot fit, near it it may not.
+_MARGIN, _TIGHT = 1.15, 0.92
+_TIMES = ("perf/time_per_step", "timing_s/step")
+# What a step's time depends on; an earlier run that differs in one of them tells nothing.
+_SAME = (
+    *(
+        "MODEL_PATH",
+        "DEVICE",
+        "N_GPUS",
+        "NNODES",
+        "TRAIN_BATCH_SIZE",
+        "MINI_BATCH_SIZE",
+        "ROLLOUT_N",
+        "MAX_PROMPT_LENGTH",
+    ),
+    *(
+        "MAX_RESPONSE_LENGTH",
+        "MAX_LENGTH",
+        "USE_LORA",
+        "CPU_DTYPE",
+        "STRATEGY",
+        "OFFLOAD",
+        "GRADIENT_CHECKPOINTING",
+    ),
+    *("MAX_TOKENS_PER_GPU", "USE_DYNAMIC_BSZ", "TRAIN_DATA", "SEQUENCE_PARALLEL_SIZE", "ROLLOUT_TP_SIZE"),
+)
+
+
+@dataclass
+class Cost:
+    """What is known about the cost; None and 0 where it is not.
+
+    Attributes:
+        phases: (name, GPU bytes, host bytes, parts) in the order of a step.
+        checkpoint, checkpoints: bytes of one, and how many lie on the disk at once at most.
+        seconds_per_step, like: the median of an earlier run with the same settings, and its name.
+    """
+
+    phases: list[tuple[str, int, int, dict[str, int]]]
+    parameters: int = 0
+    trainable: int = 0
+    checkpoint: int = 0
+    checkpoints: int = 0
+    disk_free: int = 0
+    seconds_per_step: float | None = None
+    like: str = ""
+
+
+def look(job: Job, steps: int) -> tuple[Cost, list[Finding]]:
+    """The cost of *job*, and what does not fit.
+
+    Args:
+        steps: of the whole run; 0 when not known.
+    """
+    cost, found = Cost([]), []
+    try:
+        estimate = _estimate(job)
+    except (
+        Exception
+    ) as problem:  # a family it does not know, a config.json with holes: an estimate is only advice
+        first = (str(problem).splitlines() or [""])[0] or type(problem).__name__
+        found.append(note(f"no memory estimate for this model: {first}"))
+    else:
+        cost.phases = [(p.name, p.gpu_bytes, p.host_bytes, dict(p.parts)) for p in estimate.phases]
+        cost.parameters, cost.trainable = estimate.parameters, estimate.trainable
+        cost.checkpoint = estimate.checkpoint_bytes
+        found += list(_memory(job, cost))
+        if estimate.gpu_memory and estimate.kv_needed > estimate.kv_tokens > 0:
+            found.append(
+                error(
+                    f"vLLM's cache would hold {estimate.kv_tokens} tokens, one sequence needs {estimate.kv_needed}: "
+                    "raise GPU_MEMORY_UTILIZATION or ROLLOUT_TP_SIZE, or shorten MAX_RESPONSE_LENGTH",
+                    "GPU_MEMORY_UTILIZATION",
+                )
+            )
+    found += list(_disk(job, cost, steps))
+    cost.seconds_per_step, cost.like = earlier_time(job)
+    return cost, found
+
+
+def _estimate(job: Job) -> Any:
+    from common.memory import estimate
+
+    model = job.model_config()
+    if not model:
+        raise ValueError("its config.json is not at hand")
+    critic = read_model_config(str(job.get("critic.model.path", ""))) if job.needs_critic else {}
+    reward = read_model_config(str(job.get("reward.reward_model.model_path", ""))) if job.rl else {}
+    total = [each.memory_total for each in job.machine.gpus if each.memory_total]
+    return estimate(
+        job.config,
+        model,
+        gpus=job.number("trainer.n_gpus_per_node"),
+        nodes=job.number("trainer.nnodes"),
+        device="cuda" if job.on_gpu else "cpu",
+        gpu_memory=min(total) * _MIB if total else None,
+        critic_config=critic or None,
+        reward_config=reward or None,
+    )
+
+
+def _memory(job: Job, cost: Cost) -> Iterator[Finding]:
+    total = [each.memory_total for each in job.machine.gpus if each.memory_total]
+    if job.on_gpu and total:
+        name, size, _, parts = max(cost.phases, key=lambda phase: phase[1])
+        yield from _fits(job, f"{name} takes", size, min(total) * _MIB, "a GPU has", parts)
+    name, _, size, parts = max(cost.phases, key=lambda phase: phase[2])
+    if job.machine.ram_free > 0:
+        shown = {} if job.on_gpu else parts
+        yield from _fits(job, f"{name} takes", size, job.machine.ram_free, "host memory free is", shown)
+
+
+def _fits(
+    job: Job, what: str, needed: int, there: int, where: str, parts: dict[str, int]
+) -> Iterator[Finding]:
+    if needed <= _TIGHT * there:
+        return
+    largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
+    shown = f" ({', '.join(f'{name} {size / _GIB:.1f}' for name, size in largest)})" if largest else ""
+    text = (
+        f"{what} about {needed / _GIB:.1f} GiB{shown}, {where} {there / _GIB:.1f} GiB: lower "
+        f"{'MAX_TOKENS_PER_GPU or MAX_RESPONSE_LENGTH' if job.rl else 'MAX_LENGTH or MAX_TOKENS_PER_GPU'}, use LoRA"
+        f"{', OFFLOAD=true or more GPUs' if job.on_gpu else ' or a smaller model'} (python -m common.memory shows more)"
+    )
+    yield (error if needed > _MARGIN * there else warning)(text, "MAX_TOKENS_PER_GPU")
+
+
+def kept_at_once(keep: Any, saves: int) -> int:
+    """Checkpoints on disk at the worst moment, as verl's ``CheckpointManager`` keeps them.
+
+    With 1 it writes the new one before it removes the old one; with more it makes room first.
+    """
+    if not isinstance(keep, int):
+        return saves
+    return min(saves, 2 if keep == 1 else keep)
+
+
+def _disk(job: Job, cost: Cost, steps: int) -> Iterator[Finding]:
+    frequency = job.get("trainer.save_freq", -1)
+    every = frequency if isinstance(frequency, int) and frequency > 0 else 0
+    folder = Path(str(job.get("trainer.default_local_dir", "")))
+    if not folder.is_absolute() or (job.rl and not every):
+        return
+    # The last step is saved too; engine trainers save it in any case.
+    saves = (-(-steps // every) if every and steps else 1) if steps else 1
+    keep = job.get("trainer.max_actor_ckpt_to_keep" if job.rl else "trainer.max_ckpt_to_keep")
+    cost.checkpoints, cost.disk_free = kept_at_once(keep, saves), job.machine.disk_free(folder)
+    needed = cost.checkpoint * cost.checkpoints
+    if needed <= cost.disk_free:
+        return
+    fitting = cost.disk_free // max(1, cost.checkpoint)
+    advice = (
+        f"KEEP_CHECKPOINTS={fitting if fitting > 2 else 1}" if fitting > 1 else "another disk (OUTPUT_DIR)"
+    )
+    kept = f"KEEP_CHECKPOINTS={keep} keeps" if keep else "KEEP_CHECKPOINTS=0 keeps"
+    yield error(
+        f"{kept} up to {cost.checkpoints} checkpoints of {cost.checkpoint / _GIB:.1f} GiB = {needed / _GIB:.1f} GiB, "
+        f"{existing(folder)} has {cost.disk_free / _GIB:.1f} GiB free: use {advice}, or a larger SAVE_FREQ",
+        "KEEP_CHECKPOINTS",
+    )
+
+
+def earlier_time(job: Job) -> tuple[float | None, str]:
+    """Median seconds of a step in the newest run of this method with the same settings on this host, and its name."""
+    import socket
+
+    record = job.record
+    if not record:
+        return None, ""
+    logs = Path(record["checkpoint_dir"]).parents[2] / "logs" / record["method"]
+    folders = sorted(logs.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in folders[:20]:
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            knobs, attempts = before["knobs"], before["attempts"]
+        except (OSError, ValueError, KeyError):
+            continue
+        same = all(knobs.get(name) == record["knobs"].get(name) for name in _SAME)
+        if (
+            not same
+            or before.get("extra") != record.get("extra")
+            or attempts[-1].get("host") != socket.gethostname()
+        ):
+            continue
+        times = [t for attempt in attempts for t in _step_times(path.parent / attempt["metrics"])]
+        if len(times) >= 3:
+            return statistics.median(times[1:]), path.parent.name
+    return None, ""
+
+
+def _step_times(metrics: Path) -> list[float]:
+    found = []
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            data = json.loads(line)["data"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        value = next((data[name] for name in _TIMES if isinstance(data.get(name), int | float)), None)
+        if value:
+            found.append(float(value))
+    return found
