@@ -37,6 +37,11 @@ launch::bool() {
   if [[ "$1" == true ]]; then echo True; else echo False; fi
 }
 
+# Prints how many checkpoints verl keeps by itself. It knows no best one: with KEEP_BEST the watcher thins them out.
+launch::kept() {
+  if [[ "$KEEP_CHECKPOINTS" -gt 0 && "$KEEP_BEST" != true ]]; then echo "$KEEP_CHECKPOINTS"; else echo null; fi
+}
+
 # Sets a knob that the user left at auto.
 # Arguments: the knob's name, the method's value
 launch::default() {
@@ -94,7 +99,7 @@ launch::begin() {
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
   answer="$(mktemp)"
   # shellcheck disable=SC2064
-  trap "rm -f '$answer' '$answer.plan'" EXIT
+  trap "rm -f '$answer' '$answer.plan' '$answer.record'" EXIT
 
   for item in "${CPU_VALUES[@]}"; do cpu+=("--cpu-value=$item"); done
   for item in "${SMOKE_VALUES[@]}"; do smoke+=("--smoke-value=$item"); done
@@ -109,11 +114,12 @@ launch::begin() {
   if [[ "$DEVICE" == gpu && "$(env::kind)" == cpu && " ${MODES[*]} " != *' COMPOSE '* ]]; then
     launch::die "this environment holds the CPU set, but DEVICE=gpu: run ./setup_env.sh --gpu, or use --device cpu"
   fi
-  "$PYTHON" -m common.launcher.plan --method "$METHOD" --task "$TASK" <"$answer" >"$answer.plan" || exit
+  # The run's record, which becomes its folder's run.json once nothing stands in the way; the trap stays for it.
+  RECORD_FILE="$answer.record"
+  "$PYTHON" -m common.launcher.plan --method "$METHOD" --task "$TASK" --record "$RECORD_FILE" \
+    <"$answer" >"$answer.plan" || exit
   launch::assign <"$answer.plan"
-  # The hand-over replaces this shell, and a trap with it.
   rm -f "$answer" "$answer.plan"
-  trap - EXIT
   launch::environment
 }
 
@@ -157,6 +163,19 @@ launch::print_command() {
   printf '\n'
 }
 
+# Checks the resolved config, the data and the machine, and shows one screen (common/preflight). Exits where something
+# is wrong, and after the screen for --preflight-only.
+# Arguments: the command
+launch::preflight() {
+  local modes=" ${MODES[*]} " flags=(--record "$RECORD_FILE")
+  [[ "$modes" != *' NO_PREFLIGHT '* && "$modes" != *' COMPOSE '* ]] || return 0
+  [[ "$modes" != *' FORCE '* ]] || flags+=(--force)
+  [[ "$modes" != *' JSON '* ]] || flags+=(--json)
+  [[ "$modes" == *' PREFLIGHT_ONLY '* ]] || flags+=(--stderr)
+  "$PYTHON" -m common.preflight "${flags[@]}" -- "$@" || exit
+  [[ "$modes" != *' PREFLIGHT_ONLY '* ]] || exit 0
+}
+
 # Hands over: verl's command as a supervised child, or printed for --dry-run. Does not return.
 # Overrides of ours give way to a key=value of the user for the same key.
 # Arguments: program and its fixed arguments, then --, then our overrides
@@ -177,6 +196,7 @@ launch::hand_over() {
     [[ -n "${given["${key##*[+~]}"]:-}" ]] || command+=("$word")
   done
   command+=("${EXTRA[@]}")
+  launch::preflight "${command[@]}"
   if [[ " ${MODES[*]} " == *' DRY_RUN '* ]]; then
     launch::print_command "${command[@]}"
     exit 0
@@ -186,5 +206,6 @@ launch::hand_over() {
   else
     printf 'starting %s/%s: %s steps on %s, logs in %s\n' "$METHOD" "$RUN_NAME" "$STEPS_TOTAL" "$DEVICE" "$RUN_DIR" >&2
   fi
-  exec "$PYTHON" -m common.launcher.supervise --run-dir "$RUN_DIR" --tag "$RUN_TAG" -- "${command[@]}"
+  exec "$PYTHON" -m common.launcher.supervise --run-dir "$RUN_DIR" --tag "$RUN_TAG" --record "$RECORD_FILE" \
+    -- "${command[@]}"
 }

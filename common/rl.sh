@@ -63,7 +63,7 @@ rl::shared() {
     "trainer.nnodes=$NNODES"
     "trainer.save_freq=$([[ "$SAVE_FREQ" -gt 0 ]] && echo "$SAVE_FREQ" || echo -1)"
     "trainer.test_freq=$([[ "$TEST_FREQ" -gt 0 ]] && echo "$TEST_FREQ" || echo -1)"
-    "trainer.max_actor_ckpt_to_keep=$([[ "$KEEP_CHECKPOINTS" -gt 0 ]] && echo "$KEEP_CHECKPOINTS" || echo null)"
+    "trainer.max_actor_ckpt_to_keep=$(launch::kept)"
     "trainer.project_name=$(launch::quote "$WANDB_PROJECT")"
     "trainer.experiment_name=$(launch::quote "${WANDB_RUN_NAME:-$RUN_NAME}")"
     "trainer.logger=[$loggers]"

@@ -63,6 +63,10 @@ RESUME="${RESUME:-}"                            # a run's name, or last: go on f
 SAVE_FREQ="${SAVE_FREQ:-20}"                    # steps between checkpoints (and at the end); 0 = never
 TEST_FREQ="${TEST_FREQ:-10}"                    # steps between validations (and at the end); 0 = never
 KEEP_CHECKPOINTS="${KEEP_CHECKPOINTS:-3}"       # newest ones kept; 0 = all
+KEEP_BEST="${KEEP_BEST:-false}"                 # keep the best one by validation too; TEST_FREQ divides SAVE_FREQ then
+EXPORT_HF="${EXPORT_HF:-false}"                 # after each one a Hugging Face model in merged_hf/, LoRA folded in
+ON_SAVE="${ON_SAVE:-}"                          # command after each one: rclone copy {checkpoint} backup:{run}/{step}
+STOP_ON="${STOP_ON:-}"                          # rules that end the run after its next checkpoint: not_finite,kl_high ...; docs/watch.md
 USE_WANDB="${USE_WANDB:-false}"                 # log to Weights & Biases too
 WANDB_PROJECT="${WANDB_PROJECT:-verl_training}" # project there
 WANDB_ENTITY="${WANDB_ENTITY:-}"                # team there; empty = your default

@@ -31,6 +31,6 @@ gspo::keys() {
   # Read by rl::run.
   # shellcheck disable=SC2034
   RUNNER=("$PYTHON" -m common.launcher.rounds --run-dir "$RUN_DIR" --checkpoints "$CHECKPOINT_DIR"
-    --rounds "$SELF_PLAY_ROUNDS" --steps "$((STEPS_TOTAL / SELF_PLAY_ROUNDS))" --keep "$KEEP_CHECKPOINTS"
+    --rounds "$SELF_PLAY_ROUNDS" --steps "$((STEPS_TOTAL / SELF_PLAY_ROUNDS))" --keep "$([[ "$(launch::kept)" == null ]] && echo 0 || echo "$KEEP_CHECKPOINTS")"
     --opponent "$OPPONENT")
 }

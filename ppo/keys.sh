@@ -25,7 +25,7 @@ ppo::keys() {
     "$a.clip_ratio_c=$CLIP_RATIO_C"
     "$a.loss_agg_mode=$LOSS_AGG_MODE"
     # verl keeps every checkpoint of the critic unless it is told.
-    "trainer.max_critic_ckpt_to_keep=$([[ "$KEEP_CHECKPOINTS" -gt 0 ]] && echo "$KEEP_CHECKPOINTS" || echo null)"
+    "trainer.max_critic_ckpt_to_keep=$(launch::kept)"
     # verl updates the actor from step critic_warmup on, that step included.
     "trainer.critic_warmup=$((CRITIC_WARMUP > 0 ? CRITIC_WARMUP + 1 : 0))"
   )

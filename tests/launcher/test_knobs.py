@@ -72,6 +72,7 @@ OTHER = {
     "SAVE_FREQ": "3",
     "TEST_FREQ": "4",
     "KEEP_CHECKPOINTS": "7",
+    "KEEP_BEST": "true",
     "USE_WANDB": "true",
     "WANDB_PROJECT": "mine",
     "WANDB_ENTITY": "team",
@@ -159,8 +160,9 @@ WITH_OF = {
         "LORA_REFERENCE": ["--use_lora", "--lora_adapter_path", "{tmp}/adapter"],
     },
 }
-# What these change is tested where it is: BAD_ROWS in test_bad_input, RESUME in test_runs, DEVICE in test_arguments.
-ELSEWHERE = {"BAD_ROWS", "RESUME", "DEVICE"}
+# What these change is tested where it is: BAD_ROWS in test_bad_input, RESUME in test_runs, DEVICE in test_arguments,
+# the watcher's in tests/watcher.
+ELSEWHERE = {"BAD_ROWS", "RESUME", "DEVICE", "EXPORT_HF", "ON_SAVE", "STOP_ON"}
 # torchrun's arguments and the environment, not the config: test_engine.py.
 TORCHRUN = {"NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WANDB_ENTITY", "NNODES"}
 ELSEWHERE_OF = {"sft": TORCHRUN, "dpo": TORCHRUN}
@@ -198,17 +200,20 @@ def test_every_knob_changes_the_resolved_config(method: str, launch: Launcher, o
     missing = [name for name in knobs if name not in other]
     assert not missing, f"give these knobs another value in this test: {missing}"
 
-    def words_with(name: str) -> tuple[list[str], list[str]]:
-        more = {**WITH, **WITH_OF.get(method, {})}.get(name, [])
-        extra = [word.format(tmp=other_files) for word in more]
-        value = other[name].format(tmp=other_files)
-        return launch.dry_run(*BASE, *extra, method=method), launch.dry_run(
-            *BASE, *extra, f"--{name.lower()}={value}", method=method
-        )
+    more = {**WITH, **WITH_OF.get(method, {})}
+    extras = {name: tuple(word.format(tmp=other_files) for word in more.get(name, ())) for name in knobs}
+
+    def words(*flags: str) -> list[str]:
+        return launch.dry_run(*BASE, *flags, method=method)
 
     with ThreadPoolExecutor(2) as pool:
-        results = dict(zip(knobs, pool.map(words_with, knobs), strict=True))
-    dead = [name for name, (a, b) in results.items() if composed(a, method) == composed(b, method)]
+        plain = {extra: pool.submit(words, *extra) for extra in set(extras.values())}
+        changed = {
+            name: pool.submit(words, *extra, f"--{name.lower()}={other[name].format(tmp=other_files)}")
+            for name, extra in extras.items()
+        }
+    before = {extra: composed(found.result(), method) for extra, found in plain.items()}
+    dead = [name for name in knobs if composed(changed[name].result(), method) == before[extras[name]]]
     assert dead == []
 
 
