@@ -30,7 +30,9 @@ from common.launcher.errors import UserError, exit_with
 MODES = {
     "DRY_RUN": "check everything, print the exact command, start nothing",
     "COMPOSE": "print the command for any machine, check nothing but the knobs; DEVICE=auto means GPUs",
-    "NO_PREFLIGHT": "start without scoring the run's own rows first",
+    "PREFLIGHT_ONLY": "check everything, show what would run, start nothing; exit code 2 where something is wrong",
+    "JSON": "with --preflight-only: the report as JSON",
+    "NO_PREFLIGHT": "start without the preflight: neither config, machine nor reward are tried first",
     "FORCE": "go on although the preflight found something wrong",
     "SMOKE": "a few steps on a few rows, to see that everything works",
     "HELP": "this text",
@@ -173,6 +175,18 @@ def check_values(values: dict[str, str], knobs: dict[str, Knob]) -> None:
             raise UserError(f"{name}='{value}' is not {what}: {knob.help}")
 
 
+def check_modes(modes: set[str]) -> None:
+    """Refuse modes that contradict each other.
+
+    Raises:
+        UserError: naming both.
+    """
+    if "PREFLIGHT_ONLY" in modes and "NO_PREFLIGHT" in modes:
+        raise UserError("--preflight-only and --no-preflight contradict each other: leave one of them out")
+    if "JSON" in modes and "PREFLIGHT_ONLY" not in modes:
+        raise UserError("--json is the form of the report of --preflight-only: give both")
+
+
 def absolute_paths(values: dict[str, str], origin: dict[str, str], caller: Path, script: Path) -> None:
     """Let a relative path mean what the user sees: from where they stand, beside train.sh, or in the repository.
 
@@ -240,6 +254,7 @@ def resolve(
     result = Resolved(values, origin, extra, modes)
     if "HELP" in modes:
         return result
+    check_modes(modes)
     for name, value in flags.items():
         values[name], origin[name] = value, "flag"
     absolute_paths(values, origin, caller, script)

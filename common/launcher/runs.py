@@ -130,8 +130,8 @@ def check_new_name(output: Path, method: str, name: str) -> None:
             )
 
 
-def open_attempt(folder: Path, record: dict[str, Any], resumed_from: int | None) -> dict[str, Any]:
-    """Add an attempt to *record* and write it; returns the attempt with its file names."""
+def add_attempt(record: dict[str, Any], resumed_from: int | None) -> dict[str, Any]:
+    """Add an attempt to *record*; returns it with its file names."""
     number = len(record.setdefault("attempts", [])) + 1
     attempt = {
         "n": number,
@@ -146,6 +146,37 @@ def open_attempt(folder: Path, record: dict[str, Any], resumed_from: int | None)
     }
     record["attempts"].append(attempt)
     record["state"] = "starting"
+    return attempt
+
+
+def open_attempt(folder: Path, record: dict[str, Any], resumed_from: int | None) -> dict[str, Any]:
+    """Add an attempt to *record* and write it; returns the attempt."""
+    attempt = add_attempt(record, resumed_from)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder, record)
     return attempt
+
+
+def begin(folder: Path, planned: Path) -> None:
+    """Make the run folder, with the record that the launcher planned; the file *planned* is removed.
+
+    Nothing is left of a launch that is refused before this.
+
+    Raises:
+        UserError: another launch was faster: it took the name, or went on with the run.
+    """
+    record = json.loads(planned.read_text(encoding="utf-8"))
+    planned.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = len(record["attempts"]) - 1
+    try:
+        if earlier:
+            taken = len(read(folder)["attempts"]) != earlier
+        else:
+            (folder / "run.json").touch(exist_ok=False)
+            taken = False
+    except FileExistsError:
+        taken = True
+    if taken:
+        raise UserError(f"{folder}: another launch of this run was faster; start again")
+    write(folder, record)

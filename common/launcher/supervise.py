@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from common.launcher import processes, runs
+from common.launcher.errors import exit_with
 from common.launcher.summary import print_failure, print_summary
 
 STOP_GRACE_SECONDS = 20.0
@@ -260,10 +261,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--tag", required=True)
+    parser.add_argument(
+        "--record", type=Path, help="what the launcher planned; becomes the folder's run.json"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER)
     own = parser.parse_args()
+    if own.record:
+        runs.begin(own.run_dir, own.record)
     sys.exit(supervise(own.run_dir, own.tag, own.command[1:]))
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -167,5 +167,5 @@ def test_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         checks.check_disk(tmp_path, "hub/id", save=True)
 
 
-def test_unknown_hydra_key_is_left_to_verl_in_the_printed_command(launch: Launcher) -> None:
+def test_key_value_goes_on_to_verl_as_it_is(launch: Launcher) -> None:
     assert launch.dry_run("no.such.key=1")[-1] == "no.such.key=1"
