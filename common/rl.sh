@@ -146,9 +146,12 @@ rl::profiler() {
 # One node: a Ray of our own, never a stray one that happens to run here. Several: the cluster that was started
 # with `ray start`, whose workers do not inherit our environment and are told of it here.
 rl::ray() {
-  local name env=ray_kwargs.ray_init.runtime_env.env_vars
+  local name env=ray_kwargs.ray_init.runtime_env.env_vars cpus=$((3 * N_GPUS + 10))
   if ((NNODES == 1)); then
     OVERRIDES+=("+ray_kwargs.ray_init.address=local" "+ray_kwargs.ray_init.include_dashboard=False")
+    # verl asks Ray for 3 CPUs beside each GPU and 10 more, and waits for ever where a small machine has fewer cores;
+    # Ray only counts them.
+    [[ "$DEVICE" == cpu ]] || ((CORES >= cpus)) || OVERRIDES+=("ray_kwargs.ray_init.num_cpus=$cpus")
     [[ -z "$WANDB_ENTITY" ]] || OVERRIDES+=("+$env.WANDB_ENTITY=$(launch::quote "$WANDB_ENTITY")")
     return 0
   fi

@@ -105,15 +105,15 @@ def _ray(job: Job) -> Iterator[Finding]:
         pool += job.number("reward.reward_model.n_gpus_per_node") * job.number(
             "reward.reward_model.nnodes", 0
         )
-    # Storage units, their controller and verl's TaskRunner hold a CPU each; starting any other actor takes one more.
-    needed = _CPUS_PER_GPU * pool + units + 3
+    # TransferQueue's storage units and their controller hold a CPU each; starting any other actor takes a free one.
+    needed = _CPUS_PER_GPU * pool + units + 2
     if attached:
         yield from _cluster(job, address, needed)
         return
     cpus = given["num_cpus"] if isinstance(given["num_cpus"], int) else job.machine.cores
     if cpus < needed:
         yield error(
-            f"Ray would have {cpus} CPUs, verl asks it for {_CPUS_PER_GPU} x {pool} GPUs + {units} storage units + 3 = "
+            f"Ray would have {cpus} CPUs, verl asks it for {_CPUS_PER_GPU} x {pool} GPUs + {units} storage units + 2 = "
             f"{needed} and waits for ever without a word: add ray_kwargs.ray_init.num_cpus={needed} (Ray only counts "
             "them), or fewer transfer_queue.backend.SimpleStorage.num_data_storage_units",
             f"{init}.num_cpus",
