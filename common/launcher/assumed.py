@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.cpu.model import MODEL_ALIAS, bundled_model_dir
 from common.launcher import engine_checks, runs
 from common.launcher.device import cores
 
@@ -23,12 +24,12 @@ def assumed(method: str, knobs: dict[str, str], checks_of: Callable[[str], Any])
         UserError: a reward model that is not here.
     """
     output = Path(knobs["OUTPUT_DIR"]).expanduser().resolve()
-    name = knobs.get("EXPERIMENT_NAME") or "compose"
+    name, model = knobs.get("EXPERIMENT_NAME") or "compose", knobs["MODEL_PATH"]
     folder = runs.logs_dir(output, method) / name
     served = knobs.get("REWARD_SOURCE", "function") != "function"
     reward = checks_of(method).prepare(knobs, folder) if served else {"REWARD_KEYS": ""}
     return {
-        "MODEL_DIR": knobs["MODEL_PATH"],
+        "MODEL_DIR": str(bundled_model_dir()) if model == MODEL_ALIAS else model,
         "CRITIC_DIR": knobs.get("CRITIC_MODEL_PATH", ""),
         "REF_MODEL_DIR": knobs.get("REF_MODEL_PATH", ""),
         "LORA_ADAPTER_DIR": knobs.get("LORA_ADAPTER_PATH", ""),
@@ -49,7 +50,5 @@ def assumed(method: str, knobs: dict[str, str], checks_of: Callable[[str], Any])
         "WANDB_MODE_CHOSEN": "",
         "CORES": str(cores()),
         "ATTENTION": "flash_attention_2" if knobs["DEVICE"] == "gpu" else engine_checks.attention("cpu"),
-        "EMBEDDING_MB": "1024",
-        "BF16_CPU": "false",
         **reward,
     }

@@ -273,10 +273,17 @@ def plan(
         "WANDB_MODE_CHOSEN": mode,
         "CORES": str(device.cores()),
         "ATTENTION": engine_checks.attention(knobs["DEVICE"]),
+        **machine(model),
+    }
+    return values, record
+
+
+def machine(model: str) -> dict[str, str]:
+    """What a CPU run needs to know of the model and of the processor."""
+    return {
         "EMBEDDING_MB": str(embedding_megabytes(model)),
         "BF16_CPU": "true" if has_fast_bf16() else "false",
     }
-    return values, record
 
 
 def embedding_megabytes(model: str) -> int:
@@ -351,6 +358,7 @@ def main() -> None:
     knobs, extra, modes = read_knobs()
     if "COMPOSE" in modes:
         answer = assumed(own.method, knobs, method_checks)
+        answer |= machine(answer["MODEL_DIR"])
     else:
         answer, record = plan(own.method, own.task, knobs, extra, modes)
         own.record.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
