@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_name
 from verl.utils.ulysses import ulysses_pad_and_slice_inputs
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from common.cpu import lean_layers
 from dpo import answer_head, losses
 from dpo.losses import Logps, Settings
 
@@ -26,8 +24,6 @@ class PreferenceEngine(FSDPEngineWithLMHead):
     def _build_module(self) -> Any:
         self.model_config.model_type = "language_model"  # what verl loads it as
         module = super()._build_module()
-        if get_device_name() == "cpu":
-            lean_layers.install(module)
         answer_head.install(module)
         return module
 

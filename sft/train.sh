@@ -86,6 +86,4 @@ fi
 # What generation uses later, and upstream's dataset for rows with images.
 [[ -z "$CHAT_TEMPLATE" ]] || OWN+=("model.custom_chat_template=$(launch::quote "$(<"$CHAT_TEMPLATE")")")
 OWN+=("data.enable_thinking_default=$([[ "$ENABLE_THINKING" == auto ]] && echo null || echo "$ENABLE_THINKING")")
-# The CPU needs no logits that nobody reads.
-[[ "$DEVICE" == gpu ]] || OWN+=("model.external_lib=[common.packed_sdpa,common.cpu.sft_speed]")
 engine::run verl.trainer.sft_trainer "${OWN[@]}"

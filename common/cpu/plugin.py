@@ -15,7 +15,7 @@ from typing import Any
 import wrapt
 
 from common import verl_fixes  # noqa: F401  (importing it mends what is wrong on every machine)
-from common.cpu import answer_logits, platform, vllm_patches  # noqa: F401  (importing platform registers it)
+from common.cpu import lean_engine, platform, vllm_patches  # noqa: F401  (importing platform registers it)
 from common.cpu.versions import require
 
 
@@ -120,8 +120,9 @@ def install() -> None:
     hook(no_pinned_offload, "verl.workers.engine.fsdp.transformer_impl")
     hook(copy_received_weights, "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
     hook(poll_often, "verl.trainer.ppo.v1.replay_buffer")
-    hook(answer_logits.label_answers, "verl.workers.engine.fsdp.transformer_impl")
-    hook(answer_logits.skip_ignored_labels, "verl.utils.experimental.torch_functional")
+    hook(lean_engine.lean_model, "verl.workers.engine.fsdp.transformer_impl")
+    hook(lean_engine.label_wanted, "verl.workers.engine.fsdp.transformer_impl")
+    hook(lean_engine.log_probs_of_wanted, "verl.utils.experimental.torch_functional")
     hook(all_to_all_in_one_tensor, "verl.utils.ulysses")
     vllm_patches.register()
     spawn_by_fork()

@@ -22,9 +22,11 @@ def keep_linear_weights(layer_utils: Any) -> None:
     """
     import torch
 
+    from common.cpu import lean_layers
+
     def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:
         if layer.weight.is_meta or layer.weight.ndim == 2:
-            layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
+            layer.cpu_linear = lean_layers.linear  # type: ignore[assignment]
 
     layer_utils.dispatch_cpu_unquantized_gemm = dispatch
 

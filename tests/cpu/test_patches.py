@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cpu import answer_logits, versions
-from common.cpu.answer_logits import IGNORE, answer_labels
+from common.cpu import lean_engine, versions
+from common.cpu.lean_engine import UNREAD, answer_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU_ENV = {
@@ -38,8 +38,8 @@ def test_answer_labels_by_hand() -> None:
     ids = torch.tensor([[1, 2, 3, 4, 5, 0], [6, 7, 8, 9, 0, 0]])
     labels = answer_labels(ids, torch.tensor([3, 1]), torch.tensor([2, 3]))
     assert labels.tolist() == [
-        [IGNORE, IGNORE, 4, 5, IGNORE, IGNORE],
-        [7, 8, 9, IGNORE, IGNORE, IGNORE],
+        [UNREAD, UNREAD, 4, 5, UNREAD, UNREAD],
+        [7, 8, 9, UNREAD, UNREAD, UNREAD],
     ]
 
 
@@ -53,7 +53,7 @@ def test_answer_labels_of_a_packed_row_are_those_of_the_padded_batch() -> None:
     assert packed.tolist() == [
         [label for row, n in zip(padded, lengths, strict=True) for label in row[:n].tolist()]
     ]
-    assert (packed != IGNORE).sum() == answers.sum()
+    assert (packed != UNREAD).sum() == answers.sum()
 
 
 def test_skipping_prompt_rows_changes_no_answer_value_and_no_gradient() -> None:
@@ -64,7 +64,7 @@ def test_skipping_prompt_rows_changes_no_answer_value_and_no_gradient() -> None:
     weight = torch.randn(11, 8, requires_grad=True)
     ids = torch.randint(0, 11, (2, 7))
     labels = answer_labels(ids, torch.tensor([3, 4]), torch.tensor([4, 2]))
-    wanted = labels != IGNORE
+    wanted = labels != UNREAD
     fused = torch_functional.FusedLinearForPPO(chunk_size=4)
 
     def loss(log_probs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ def test_skipping_prompt_rows_changes_no_answer_value_and_no_gradient() -> None:
     expected_grads = torch.autograd.grad(loss(*expected), (hidden, weight))
     original = torch_functional.FusedLinearForPPO.forward
     try:
-        answer_logits.skip_ignored_labels(torch_functional)
+        lean_engine.log_probs_of_wanted(torch_functional)
         patched = fused.forward(hidden, weight, labels, 0.7)
         grads = torch.autograd.grad(loss(*patched), (hidden, weight))
     finally:

@@ -39,7 +39,7 @@ def test_default_run_on_a_machine_without_gpu(launch: Launcher) -> None:
     assert torchrun(done.call) == ["--standalone", "--nproc_per_node", "1"]
     assert words[5:9] == ["-m", "verl.trainer.sft_trainer", "--config-path", str(ROOT / "sft")]
     assert keys["model.use_remove_padding"] == "True"
-    assert keys["model.external_lib"] == "[common.packed_sdpa,common.cpu.sft_speed]"
+    assert keys["model.external_lib"] == "common.packed_sdpa"
     assert keys["trainer.device"] == "cpu"
     assert keys["data.custom_cls.name"] == "TokenDataset"
     assert done.call["env"]["VERL_FILE_LOGGER_PATH"].endswith("logs/sft/first/metrics-1.jsonl")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.cpu import sft_speed
-from common.cpu.sft_speed import UNLEARNED
+from common.cpu import lean_engine
+from common.cpu.lean_engine import UNLEARNED
 
 pytestmark = pytest.mark.slow  # imports verl
 
@@ -20,7 +20,7 @@ def test_log_probs_of_learned_tokens(
     monkeypatch.setattr(
         torch_functional.FusedLinearForPPO, "forward", torch_functional.FusedLinearForPPO.forward
     )
-    monkeypatch.setattr(sft_speed, "MOST_ROWS", most_rows)
+    monkeypatch.setattr(lean_engine, "MOST_ROWS", most_rows)
     torch.manual_seed(0)
     hidden, weight = torch.randn(1, 9, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
     labels = torch.randint(0, 11, (1, 9))
@@ -28,7 +28,7 @@ def test_log_probs_of_learned_tokens(
     fused = torch_functional.FusedLinearForPPO(chunk_size=4)
     expected = fused.forward(hidden, weight, labels, temperature)[0]
     wanted = torch.autograd.grad(expected[learned].square().sum(), (hidden, weight))
-    sft_speed.log_probs_of_learned(torch_functional)
+    lean_engine.log_probs_of_wanted(torch_functional)
     found = fused.forward(hidden, weight, torch.where(learned, labels, UNLEARNED), temperature)[0]
     assert torch.allclose(found[learned], expected[learned], atol=1e-6)
     assert (found[~learned] == 0).all()
@@ -44,7 +44,7 @@ def test_a_batch_without_learned_tokens_has_a_gradient_of_zero(monkeypatch: pyte
     monkeypatch.setattr(
         torch_functional.FusedLinearForPPO, "forward", torch_functional.FusedLinearForPPO.forward
     )
-    sft_speed.log_probs_of_learned(torch_functional)
+    lean_engine.log_probs_of_wanted(torch_functional)
     hidden, weight = torch.randn(1, 3, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
     fused = torch_functional.FusedLinearForPPO()
     found = fused.forward(hidden, weight, torch.full((1, 3), UNLEARNED))[0]
