@@ -10,26 +10,33 @@ from __future__ import annotations
 from common.memory.architecture import Shape
 from common.memory.settings import Engine
 
+# The families that common/cpu/lean_layers.py knows.
+LEAN = ("llama", "qwen2", "qwen3", "mistral")
 # verl.utils.experimental.torch_functional.FusedLinearForPPO: rows of logits at a time.
 FUSED_ROWS = 512
 # dpo/answer_head.py: logits held at once, in elements.
 ANSWER_ELEMENTS = 2**25
-# common/cpu/sft_speed.py: above this many learned tokens upstream's chunks take over.
-LEARNED_ROWS = 4096
+# common/cpu/lean_engine.py: above this many wanted tokens upstream's chunks take over.
+WANTED_ROWS = 4096
 
 
 def layer_bytes(engine: Engine) -> int:
     """Bytes per token that one decoder layer saves for its backward pass."""
-    shape, compute, lean = engine.shape, engine.compute, engine.lean
+    shape, c = engine.shape, engine.compute
+    lean = engine.lean and shape.family in LEAN
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    exact = lean and compute == 4
+    exact = lean and c == 4
     # RMSNorm: its input in fp32, the normed input where the weight learns, the output; the lean one all but that.
-    norm = shape.hidden * (4 + compute * (1 if exact or engine.adapter else 2))
+    # Gemma's computes in fp32 to the end.
+    normed = 4 if shape.family.startswith("gemma") else c
+    norm = shape.hidden * (4 + c + (0 if exact or engine.adapter else normed))
     # Attention: q and k after RoPE, v, the output twice (as the kernel's and as o_proj's input), logsumexp in fp32.
-    attention = compute * (3 * query + 2 * key) + 4 * shape.heads
+    attention = c * (3 * query + 2 * key) + 4 * shape.heads
+    if shape.family == "phi3":  # v is a part of one tensor, which stays whole
+        attention += c * (query + key)
     if shape.qk_norm:
-        attention += (query + key) * (4 + compute)
-    return 2 * norm + attention + _mlp(shape, compute, lean)
+        attention += (query + key) * (4 + (0 if exact else c))
+    return 2 * norm + attention + _mlp(shape, c, lean)
 
 
 def _mlp(shape: Shape, compute: int, lean: bool) -> int:
@@ -78,7 +85,7 @@ def logits_update(engine: Engine) -> int:
 
     Sources: verl's ``FSDPEngineWithLMHead.prepare_model_outputs`` and ``logprobs_from_logits`` (flash-attn's
     cross-entropy writes its gradient over the logits; without it log_softmax is kept in fp32, row by row),
-    ``FusedLinearForPPO``, ``dpo/answer_head.py``, ``common/cpu/sft_speed.py``.
+    ``FusedLinearForPPO``, ``dpo/answer_head.py``, ``common/cpu/lean_engine.py``.
     """
     vocab, c = engine.shape.vocab, engine.compute
     rows = round(engine.train_tokens * engine.scored)
@@ -87,10 +94,10 @@ def logits_update(engine: Engine) -> int:
     if engine.head == "answers":
         held = min(rows, max(1, ANSWER_ELEMENTS // vocab))
         return held * vocab * (4 + (2 if c == 2 else 0))
-    if engine.head == "learned" and rows <= LEARNED_ROWS:
-        # log_softmax, its gradient and that of the loss in fp32
-        return rows * vocab * (12 + (2 if c == 2 else 0))
-    if engine.head in ("fused", "learned"):
+    if engine.head == "wanted" and rows <= WANTED_ROWS:
+        # in fp32 log_softmax, its gradient and that of what was read of it; for entropies the probabilities too
+        return rows * vocab * (12 + (4 if engine.entropies else 0) + (2 if c == 2 else 0))
+    if engine.head in ("fused", "wanted"):
         # logits, softmax, one-hot, their difference and its product in fp32; more where the entropy has a gradient
         return min(rows, FUSED_ROWS) * vocab * (20 + c + (12 if engine.entropy_update else 0))
     each = c * (2 if engine.scaled_logits else 1)
@@ -117,9 +124,9 @@ def logits_infer(engine: Engine, entropy: bool) -> int:
         return 4 * rows
     if engine.head == "answers":
         return min(rows, max(1, ANSWER_ELEMENTS // vocab)) * vocab * (4 + (2 if c == 2 else 0))
-    if engine.head == "learned" and rows <= LEARNED_ROWS:
-        return rows * vocab * 8
-    if engine.head in ("fused", "learned"):
+    if engine.head == "wanted" and rows <= WANTED_ROWS:
+        return rows * vocab * (16 if engine.entropies else 8)
+    if engine.head in ("fused", "wanted"):
         return min(rows, FUSED_ROWS) * vocab * (16 + c)
     total = rows * vocab * c * (2 if engine.scaled_logits else 1)
     if entropy and not engine.compiled_entropy:

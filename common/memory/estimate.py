@@ -10,10 +10,12 @@ from common.memory import engine_memory as memory
 from common.memory import rollout as sampling
 from common.memory.roles import Roles, engine_roles, rl_roles
 from common.memory.rollout import Rollout
-from common.memory.runtime import CUDA_CONTEXT, Runtime, runtime
+from common.memory.runtime import CUDA_CONTEXT, HOLES, Runtime, runtime
 from common.memory.settings import Engine, plain
 
 Parts = dict[str, int]
+# Parts that no tensor of the trainer makes.
+NOT_TORCH = ("programs", "vLLM", "reward")
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,11 @@ def _on_gpu(roles: Roles, own: Runtime, gpu_memory: int | None) -> list[Phase]:
     phases = []
     models = [one for one in (actor, critic, roles.reference) if one]
     phases.append(
-        Phase("load", resident(None), host({"model being read": max(memory.loading(one) for one in models)}))
+        Phase(
+            "load",
+            {name: size for name, size in resident(None).items() if not name.endswith("optimizer")},
+            host({"model being read": max(memory.loading(one) for one in models)}),
+        )
     )
     if rollout:
         phases.append(Phase("rollout", resident(None, sampling_now=True), host()))
@@ -221,7 +227,8 @@ def _on_cpu(roles: Roles, own: Runtime) -> list[Phase]:
         return {name: local * size for name, size in parts.items()}
 
     def phase(name: str, parts: Parts) -> Phase:
-        return Phase(name, {}, parts)
+        trainer = sum(size for part, size in parts.items() if part.split(" ")[0] not in NOT_TORCH)
+        return Phase(name, {}, parts | {"holes in the heap": round(trainer * HOLES)})
 
     models = [one for one in (actor, critic, roles.reference) if one]
     # The model as it was read stays while its shards are filled.

@@ -42,7 +42,7 @@ def rl_roles(
     rows = int(get(a, "actor.ppo_mini_batch_size", 256)) * int(get(a, "rollout.n", 1))
     lengths = Lengths(prompt + answer, answer, rows)
     temperature = float(get(a, "rollout.temperature", 1.0))
-    common = {"ranks": ranks, "local_ranks": local, "cpu": cpu}
+    common: dict[str, Any] = {"ranks": ranks, "local_ranks": local, "cpu": cpu}
 
     def budget(part: str, prefix: str, name: str) -> tuple[int | None, int | None]:
         dynamic = bool(get(a, f"{part}.{prefix}use_dynamic_bsz", get(a, "actor.use_dynamic_bsz", False)))
@@ -54,6 +54,7 @@ def rl_roles(
         shape, get(a, "model", {}), get(a, "actor.fsdp_config", {}), lengths, **common, head="",
         train=budget("actor", "", "ppo"), infer=asked,
         save=get(a, "actor.checkpoint.save_contents", ()),
+        entropies=True,
         entropy_update=float(get(a, "actor.entropy_coeff", 0)) != 0 or bool(get(a, "actor.calculate_entropy", False)),
         scaled_logits=temperature != 1.0,
     )  # fmt: skip
@@ -116,11 +117,9 @@ def engine_roles(
         int(get(data, "max_token_len_per_gpu", 8192)) if dynamic else None,
         int(get(data, "micro_batch_size_per_gpu", 4)),
     )
-    libraries = str(get(tree, "model.external_lib", ""))
-    learned = cpu and "common.cpu.sft_speed" in libraries
     actor = engine(
         read_shape(model_config), get(tree, "model", {}), get(tree, "engine", {}), Lengths(row, scored, batch),
-        ranks=ranks, local_ranks=local, cpu=cpu, head="answers" if preference else "learned" if learned else "",
-        train=taken, infer=taken, save=get(tree, "checkpoint.save_contents", ()), lean=cpu and (preference or learned),
+        ranks=ranks, local_ranks=local, cpu=cpu, head="answers" if preference else "",
+        train=taken, infer=taken, save=get(tree, "checkpoint.save_contents", ())
     )  # fmt: skip
     return Roles(actor, None, None, None, None)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 # A CUDA context with the workspaces of cuBLAS and NCCL, per process. An assumption: no GPU was at hand.
 CUDA_CONTEXT = 640 << 20
+# On the CPU, heap beside the trainer's live tensors, as a share of them. torch allocates by memalign, which in glibc
+# cannot reuse a hole of just the right size, and the launcher has glibc keep what is freed (common/launch.sh).
+HOLES = 0.45
 
 
 @dataclass(frozen=True)

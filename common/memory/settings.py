@@ -48,7 +48,8 @@ class Engine:
         train_tokens, infer_tokens: of a micro-batch on one process, after sequence parallelism.
         scored: share of these tokens whose logits are computed.
         micro_batches: of an update on one process; from the second on, gradients are there from the start.
-        head: unfused | flash | fused | answers | learned: who turns hidden states into log-probs; value: a critic.
+        head: unfused | flash | fused | wanted | answers: who turns hidden states into log-probs; value: a critic.
+        entropies: of a policy that samples; SFT and DPO ask for none.
         lean: the CPU layers of common/cpu/lean_layers.py.
         offload_policy: weights in host memory, a layer at a time on the GPU (the reference).
     """
@@ -66,6 +67,7 @@ class Engine:
     scored: float
     micro_batches: int
     head: str
+    entropies: bool
     checkpointing: bool
     entropy_update: bool
     entropy_chunk: int
@@ -131,9 +133,9 @@ def engine(
     train: tuple[int | None, int | None],
     infer: tuple[int | None, int | None],
     save: list[str] | tuple[str, ...] = (),
+    entropies: bool = False,
     entropy_update: bool = False,
     scaled_logits: bool = False,
-    lean: bool = False,
 ) -> Engine:
     """An engine from its two parts of the config.
 
@@ -153,6 +155,8 @@ def engine(
         attention = get(model, "override_config.attn_implementation", "flash_attention_2")
         fused = bool(get(model, "use_fused_kernels", False))
         head = "fused" if fused else "flash" if attention == "flash_attention_2" else "unfused"
+        if cpu and fused and parallel == 1:  # common/cpu/lean_engine.py
+            head = "wanted"
     return Engine(
         shape=shape,
         adapter=lora_parameters(shape, rank, get(model, "target_modules", "all-linear")) if rank else 0,
@@ -165,10 +169,11 @@ def engine(
         train_tokens=tokens,
         infer_tokens=seen,
         # Positions whose next token nobody asks for are left out where the head knows them.
-        scored=lengths.scored / lengths.row if cpu or head == "answers" else 1.0,
+        scored=lengths.scored / lengths.row if head in ("wanted", "answers") else 1.0,
         micro_batches=count,
         head=head,
         checkpointing=bool(get(model, "enable_gradient_checkpointing", True)),
+        entropies=entropies,
         entropy_update=entropy_update,
         entropy_chunk=int(get(own, "entropy_from_logits_chunk_size", 2048))
         if get(own, "entropy_from_logits_with_chunking", False)
@@ -181,7 +186,7 @@ def engine(
         optimizer_offload=bool(get(own, "optimizer_offload", False)) and not cpu,
         # common/cpu/plugin.py keeps the reference where it is.
         offload_policy=(forward_only or bool(get(own, "offload_policy", False))) and not cpu,
-        lean=lean,
+        lean=cpu,
         save=tuple(save),
     )
 
