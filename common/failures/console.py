@@ -20,7 +20,7 @@ _RANK = re.compile(r"^\[(?:rank|default)(?P<rank>\d+)\]:\s?")
 _VLLM = re.compile(r"^(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]+\] ?")
 _BEGIN = re.compile(r"^\s*(?:\|\s*)?Traceback \(most recent call last\):")
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
-_REMOTE = re.compile(r"ray::(?P<name>[\w.]+)\(\)")
+_REMOTE = re.compile(r"ray::(?P<name>[\w.:]+)\(\)")
 _RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*(?:\([\w.]+\))?)(?:: ?(?P<message>.*))?$")
 _LOOKS_RAISED = re.compile(
     r"(Error|Exception|Interrupt|Exit|Warning|Timeout|Invalid|NotFound|Exceeded|Aborted)\)?$"

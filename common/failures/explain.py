@@ -12,6 +12,7 @@ from common.failures.console import Line, Raised
 from common.failures.patterns import Pattern, table
 
 SHOWN_FRAMES = 6
+_LIBRARY = re.compile(r"site-packages/(?!verl/)|/lib/python3|\.pxi$|\.pyx$|^<frozen")
 # A line of the config that verl prints, which names many things that did not happen.
 _CONFIG = re.compile(r"^\s*[{\[]*'[^']*'(?:: |,|\]|\})|^ray init kwargs")
 
@@ -111,11 +112,14 @@ def _root(errors: list[Raised]) -> Raised | None:
     The driver's last traceback ends in it, once Ray's wrapping is off; where that one only reports that another
     process failed, the first exception of any process that is not such a report.
     """
-    last = next((error for error in reversed(errors) if error.source == ""), None)
-    if last and not _is_wrapper(last) and not _is_consequence(last):
+    last = next((error for error in reversed(errors) if error.source == "" and not _is_wrapper(error)), None)
+    if last and not _is_consequence(last):
         return last
     real = [error for error in errors if not _is_wrapper(error)]
-    return next((error for error in real if not _is_consequence(error)), real[0] if real else None)
+    first = next((error for error in real if not _is_consequence(error)), real[0] if real else None)
+    # A chain shows one exception several times, at first without the frames that led to it.
+    same = [error for error in real if first and (error.title, error.source) == (first.title, first.source)]
+    return max(same, key=lambda error: len(error.frames), default=None)
 
 
 def _phase(root: Raised | None, errors: list[Raised], lines: list[Line]) -> str:
@@ -131,8 +135,10 @@ def _find(
     for error in ordered:
         match = pattern.search(f"{error.type}: {error.message}")
         if match and not _is_wrapper(error):
-            phase = _phase(error, errors, lines)
-            return _filled(pattern, match.groupdict(), phase, error.title, error.line, error)
+            # What only follows from another exception is shown with that one.
+            shown = root if root and _is_consequence(error) and not _is_consequence(root) else error
+            phase = _phase(shown, errors, lines)
+            return _filled(pattern, match.groupdict(), phase, shown.title, shown.line, shown)
     if pattern.anywhere:
         for line in lines:
             match = pattern.search(line.text)
@@ -163,9 +169,11 @@ def _filled(
 
 
 def _where(error: Raised | None) -> str:
+    """The innermost frame of verl, of ours or of the user's; of a library where there is none."""
     if error is None or not error.frames:
         return ""
-    file, number, function = error.frames[-1]
+    own = [frame for frame in error.frames if not _LIBRARY.search(frame[0])]
+    file, number, function = (own or error.frames)[-1]
     return f"{file}:{number} in {function}"
 
 

@@ -21,9 +21,10 @@ from common.launcher import runs
 from common.launcher.errors import UserError, exit_with
 
 ROOT = Path(__file__).resolve().parents[2]
-_BEGIN = ("{'actor_rollout_ref': {", "{'model': {")
+_BEGIN = ("{'actor_rollout_ref':", "{'model':")
 # What a line of pprint's can begin with (Ray may break it between any two words); a warning in between cannot.
 _GOES_ON = re.compile(r"""^\s*(?:['"\[{()\]}:,\d-]|None\b|True\b|False\b|inf\b|nan\b)""")
+_STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _NOT_LITERAL = re.compile(r"(?<=: )(-?)(inf|nan)(?=[,}\]])")
 _ASSIGNED = re.compile(r'"\+*(?:\$\{?\w+\}?\.)?(?P<key>[\w.]+)=(?P<value>.*)')
 _VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]+)")
@@ -71,7 +72,8 @@ def _block(lines: list[console.Line], start: int) -> str:
         if line.source != first.source or not _GOES_ON.match(line.text):
             continue
         parts.append(line.text)
-        depth += line.text.count("{") - line.text.count("}")
+        bare = _STRING.sub("", line.text)
+        depth += bare.count("{") - bare.count("}")
         if depth <= 0 and _literal("\n".join(parts)):
             break
     return "\n".join(parts)
@@ -160,8 +162,9 @@ def knobs_of(method: str, knobs: Iterable[str]) -> dict[str, str]:
 
 def command_of(record: dict[str, Any]) -> list[str]:
     """The verl command whose config the newest attempt prints: of a self-play round its own."""
-    attempts = record.get("attempts") or [{}]
-    return list(attempts[-1].get("command") or record.get("command") or [])
+    own = (record.get("attempts") or [{}])[-1].get("command")
+    command = list(own or record.get("command") or [])
+    return [] if own is None and "common.launcher.rounds" in command else command
 
 
 def check(folder: Path, text: str | None = None) -> list[Mismatch] | None:

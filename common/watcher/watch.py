@@ -184,12 +184,13 @@ class Watch:
         if self.stalled_since:
             return
         self.stalled_since = now
-        usual = self.pace.step_seconds
-        pace = f"steps take {usual:.1f} s" if usual else "the second step was never logged"
         path = self.folder / "stacks" / f"attempt-{self._attempt}-step-{self.pace.step}.txt"
-        text = (
-            f"stalled: no new step for {words(late)} after step {self.pace.step} ({pace}); stacks in {path}"
-        )
+        usual = self.pace.step_seconds
+        if usual:
+            what = f"no new step for {words(late)} after step {self.pace.step} (steps take {usual:.1f} s)"
+        else:
+            what = f"start-up has taken {words(late)} and no second step was logged"
+        text = f"stalled: {what}; stacks in {path}"
         self._note("stall", text, stacks=str(path))
         self._alert("stall", text)
         count, stopped = stacks.save(self.tag, path, text)
@@ -272,7 +273,7 @@ class Watch:
     def _check_effect(self) -> None:
         """Once verl has printed its config: did everything arrive that the launcher passed?"""
         size = self._size()
-        if size == self._effect_size:
+        if size in (0, self._effect_size):
             return
         self._effect_size = size
         with self.run.console.open("rb") as log:

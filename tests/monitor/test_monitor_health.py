@@ -34,7 +34,7 @@ WELL = {
     "samples/duplicate_share": np.full(STEPS, 0.05), "actor/pg_loss": noise(0, 0.01),
     "val/loss": ramp(2.0, 1.0) + noise(0, 0.005), "train/rewards/accuracies": ramp(0.5, 0.9) + 0.05,
     "judge/failure_share": np.zeros(STEPS), "train/rewards/chosen": ramp(0, 0.5),
-    "critic/vf_explained_var": ramp(-0.2, 0.8),
+    "critic/vf_explained_var": ramp(-0.2, 0.8), "train/loss": ramp(2.0, 1.0) + noise(0, 0.1),
 }  # fmt: skip
 ILL = [
     ("not_finite", "actor/pg_loss", with_value(noise(0, 0.01), 77, np.nan), 78),
@@ -50,6 +50,8 @@ ILL = [
     ("zero_advantage_high", "samples/zero_advantage_share", np.full(STEPS, 0.95), 1),
     ("length_limit", "response_length/clip_ratio", np.where(np.arange(STEPS) < 200, 0.0, 0.5), 202),
     ("gradient_spikes", "actor/grad_norm", with_value(np.abs(noise(1, 0.1)), 250, 50.0), 251),
+    ("loss_spike", "train/loss", with_value(ramp(2.0, 1.0), 350, 50.0), 351),
+    ("prompt_errors", "console/prompt_errors", np.where(np.arange(STEPS) < 300, 0.0, 3.0), 301),
     ("validation_loss_rising", "val/loss", np.where(np.arange(STEPS) < 300, 1.0, 1.2), 301),
     ("preference_wrong", "train/rewards/accuracies", np.where(np.arange(STEPS) < 200, 0.8, 0.3), 213),
     ("chosen_falling", "train/rewards/chosen", np.where(np.arange(STEPS) < 200, 0.0, -3.0), 208),
