@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from common.failures.console import Line, Raised
 from common.failures.patterns import Pattern, table
 
 SHOWN_FRAMES = 6
-_LIBRARY = re.compile(r"site-packages/(?!verl/)|/lib/python3|\.pxi$|\.pyx$|^<frozen")
+SEARCHED_LINES = 20_000
+_LIBRARY = re.compile(r"site-packages/(?!verl/)|/lib/python3|\.pxi$|\.pyx$|^<")
 # A line of the config that verl prints, which names many things that did not happen.
 _CONFIG = re.compile(r"^\s*[{\[]*'[^']*'(?:: |,|\]|\})|^ray init kwargs")
 
@@ -27,7 +29,7 @@ class Failure:
         phase: of the run, see `phases`.
         error: the root exception, `type: message`, or the line that tells; "" when there is none.
         do: what to change.
-        where: `file:line in function` of the innermost frame outside of libraries' wrappers.
+        where: `file:line in function` of the innermost frame outside of libraries.
         line: of the log, 0 when none can be named.
         traceback: the end of the root exception's own traceback.
     """
@@ -77,8 +79,11 @@ def explain(text: str, exit_code: int | None = None) -> Failure:
     lines = console.lines_of(text)
     errors = console.raised(lines)
     root = _root(errors)
-    for pattern in table().failures:
-        found = _find(pattern, root, errors, lines, exit_code)
+    rows = table().failures
+    for found in chain(
+        (_by_error(row, root, root, errors, lines) for row in rows),
+        (_by_log(row, root, errors, lines, exit_code) for row in rows),
+    ):
         if found is not None:
             return found
     if root is None and exit_code in (None, 0):
@@ -127,20 +132,29 @@ def _phase(root: Raised | None, errors: list[Raised], lines: list[Line]) -> str:
     return phases.phase_of(root, chain, lines)
 
 
-def _find(
+def _by_error(
+    pattern: Pattern, error: Raised | None, root: Raised | None, errors: list[Raised], lines: list[Line]
+) -> Failure | None:
+    """The failure that *pattern* describes, if *error* is one."""
+    if error is None or _is_wrapper(error):
+        return None
+    match = pattern.search(f"{error.type}: {error.message}") or pattern.search_frames(error.frames)
+    if match is None:
+        return None
+    # What only follows from another exception is shown with that one.
+    shown = root if root and _is_consequence(error) and not _is_consequence(root) else error
+    return _filled(pattern, match.groupdict(), _phase(shown, errors, lines), shown.title, shown.line, shown)
+
+
+def _by_log(
     pattern: Pattern, root: Raised | None, errors: list[Raised], lines: list[Line], exit_code: int | None
 ) -> Failure | None:
-    """The failure that *pattern* describes, if it is this one."""
-    ordered = ([root] if root else []) + [error for error in errors if error is not root]
-    for error in ordered:
-        match = pattern.search(f"{error.type}: {error.message}")
-        if match and not _is_wrapper(error):
-            # What only follows from another exception is shown with that one.
-            shown = root if root and _is_consequence(error) and not _is_consequence(root) else error
-            phase = _phase(shown, errors, lines)
-            return _filled(pattern, match.groupdict(), phase, shown.title, shown.line, shown)
+    """The failure that *pattern* describes, if another exception, a line or the exit code says so."""
+    for error in errors:
+        if error is not root and (found := _by_error(pattern, error, root, errors, lines)):
+            return found
     if pattern.anywhere:
-        for line in lines:
+        for line in lines[-SEARCHED_LINES:]:
             match = pattern.search(line.text)
             if match and not _CONFIG.match(line.text):
                 phase = _phase(root, errors, lines)
@@ -169,12 +183,9 @@ def _filled(
 
 
 def _where(error: Raised | None) -> str:
-    """The innermost frame of verl, of ours or of the user's; of a library where there is none."""
-    if error is None or not error.frames:
-        return ""
-    own = [frame for frame in error.frames if not _LIBRARY.search(frame[0])]
-    file, number, function = (own or error.frames)[-1]
-    return f"{file}:{number} in {function}"
+    """The innermost frame of verl, of ours or of the user's; "" where there is none."""
+    own = [frame for frame in error.frames if not _LIBRARY.search(frame[0])] if error else []
+    return "{}:{} in {}".format(*own[-1]) if own else ""
 
 
 def _end_of(error: Raised | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+INNERMOST = 3
 TABLE = Path(__file__).with_name("patterns.yaml")
 
 
@@ -20,6 +21,7 @@ class Pattern:
 
     kind: str
     regexes: tuple[re.Pattern[str], ...]
+    frames: tuple[re.Pattern[str], ...]
     says: str
     do: Mapping[str, str]
     anywhere: bool
@@ -28,6 +30,13 @@ class Pattern:
     def search(self, text: str) -> re.Match[str] | None:
         """The first of the expressions that fits."""
         return next((match for regex in self.regexes if (match := regex.search(text))), None)
+
+    def search_frames(self, frames: list[tuple[str, int, str]]) -> re.Match[str] | None:
+        """The same for the innermost frames of a traceback, as `file in function`."""
+        places = [f"{file} in {function}" for file, _, function in frames[-INNERMOST:]]
+        return next(
+            (match for regex in self.frames for place in places if (match := regex.search(place))), None
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ def _pattern(row: dict[str, Any]) -> Pattern:
     return Pattern(
         row["kind"],
         _compiled(row["match"]),
+        _compiled(row.get("frames", [])),
         row["says"],
         do,
         bool(row.get("anywhere")),

@@ -16,6 +16,7 @@ DATA = "data loading"
 ROLLOUT = "rollout"
 REWARD = "reward"
 LOG_PROB = "log-prob"
+ADVANTAGE = "advantages"
 ACTOR = "update of the actor"
 CRITIC = "update of the critic"
 UPDATE = "update"
@@ -38,6 +39,7 @@ _FUNCTIONS: list[tuple[str, str]] = [
         r"compute_(ref_)?log_prob|_compute_(old|ref)_log_prob|_compute_old|compute_values|infer_batch|infer_mini",
         LOG_PROB,
     ),
+    (r"compute_advantage|get_adv_estimator", ADVANTAGE),
     (r"init_workers|init_model|_init_engine|_build_engine|_build_config|launch_server|launch_servers", START),
     (
         r"__init__|initialize|create_colocated|_init_resource_pool|init_process_group|init_device|ray_init",

@@ -66,10 +66,17 @@ class Pace:
             allowed = max(allowed, self.limits.long if slow is None else self.limits.factor * slow)
         return allowed
 
+    def _since(self, now: float) -> float:
+        return now - (self.seen if self.step_seconds is not None else self.began)
+
     def late_by(self, now: float) -> float | None:
         """Seconds since anything happened when that is over the limit, else None."""
-        since = now - (self.seen if self.step_seconds is not None else self.began)
+        since = self._since(now)
         return since if since > self.limit() else None
+
+    def until_late(self, now: float) -> float:
+        """Seconds until `late_by` would say so; below 0 when it does."""
+        return self.limit() - self._since(now)
 
     def eta(self, now: float) -> float | None:
         """Seconds to the last step; None where it is not known."""

@@ -105,6 +105,11 @@ class Watch:
         if fresh and self._due("progress", every, now):
             self.say(self._progress(now))
 
+    def pause(self) -> float:
+        """Seconds until the next look: a stall is reported when it becomes one, not a poll later."""
+        left = self.pace.until_late(self.now())
+        return min(self.settings.poll, max(0.02, left + 0.01)) if left > 0 else self.settings.poll
+
     def finish(self) -> None:
         """The run has ended and run.json says how: last checkpoint, last message."""
         self.run.refresh()
@@ -309,6 +314,6 @@ def watch(
     watcher = Watch(
         folder, tag, supervisor, settings, say, webhook=hook, webhook_format=form, terminal=terminal
     )
-    while not ended(settings.poll):
+    while not ended(watcher.pause()):
         watcher.tick()
     watcher.finish()
