@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,13 @@ def verl_configs() -> Path:
     return Path(spec.submodule_search_locations[0]) / "trainer" / "config"
 
 
-def compose(command: Command, overrides: list[str] | None = None) -> DictConfig:
-    """The config of *command*, with other *overrides* when they are given.
+def compose(command: Command) -> DictConfig:
+    """The config of *command*.
 
     Raises:
         UserError: Hydra refuses it; one line per cause, with the nearest existing key.
     """
-    words = command.overrides if overrides is None else overrides
+    words = command.overrides
     folder = command.config_dir
     if not (folder / f"{command.config_name}.yaml").is_file():
         raise UserError(f"--config-path {folder} holds no {command.config_name}.yaml")
@@ -54,10 +55,20 @@ def compose(command: Command, overrides: list[str] | None = None) -> DictConfig:
     except (HydraException, OmegaConfBaseException, ValueError) as problem:
         if not words:
             raise UserError(f"{folder / command.config_name}.yaml: {_first_line(problem)}") from None
-        base = compose(command, [])
+        base = base_of(command)
         lines = [line for word in words for line in _word_problem(command, word, base)]
         raise UserError("\n".join(lines or [_first_line(problem)])) from None
     return config
+
+
+def base_of(command: Command) -> DictConfig:
+    """The config without any override; not to be changed."""
+    return _base(command.config_dir, command.config_name)
+
+
+@cache
+def _base(folder: Path, name: str) -> DictConfig:
+    return compose(Command("", folder, name, []))
 
 
 def _word_problem(command: Command, word: str, base: DictConfig) -> list[str]:

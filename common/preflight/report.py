@@ -20,7 +20,7 @@ from common.preflight import (
     trainer_checks,
 )
 from common.preflight.command import Command
-from common.preflight.composing import added_keys, compose, wrong_types
+from common.preflight.composing import added_keys, base_of, compose, wrong_types
 from common.preflight.cost import Cost
 from common.preflight.finding import ERROR, Finding, error, forced, ordered
 from common.preflight.job import Job
@@ -70,7 +70,7 @@ def examine(
     asked = Asked() if ask else None
     try:
         config = compose(command)
-        base = compose(command, [])
+        base = base_of(command)
     except UserError as problem:
         if asked:
             asked.stop()

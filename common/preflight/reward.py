@@ -59,17 +59,19 @@ def top_level_names(file: Path) -> set[str] | None:
     except (SyntaxError, ValueError):
         return set()
     found: set[str] = set()
-    for node in tree.body:
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             if any(alias.name == "*" for alias in node.names):
                 return None
             found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.Assign):
-            found.update(target.id for target in node.targets if isinstance(target, ast.Name))
-        elif not isinstance(node, ast.Expr | ast.AnnAssign):
-            return None  # if, try, with ...: may define anything
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        else:  # if, try, with, an assignment: whatever it holds
+            waiting += ast.iter_child_nodes(node)
     return found
 
 

@@ -141,7 +141,10 @@ def _lengths(job: Job) -> dict[str, Any]:
     from common.data_utils.lengths import load_tokenizer, prompt_lengths
 
     try:
-        every = max(1, pq.read_metadata(path).num_rows // SAMPLE)
+        meta = pq.read_metadata(path)
+        if "prompt" not in meta.schema.to_arrow_schema().names:
+            return {}
+        every = max(1, meta.num_rows // SAMPLE)
         return dict(
             prompt_lengths(Path(path), load_tokenizer(job.model), job.number("data.max_prompt_length"), every)
         )
