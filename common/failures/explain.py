@@ -14,7 +14,7 @@ from common.failures.patterns import Pattern, table
 
 SHOWN_FRAMES = 6
 SEARCHED_LINES = 20_000
-_LIBRARY = re.compile(r"site-packages/(?!verl/)|/lib/python3|\.pxi$|\.pyx$|^<")
+_LIBRARY = re.compile(r"site-packages/(?!verl/)|/lib/python3[\d.]*/(?!site-packages/)|\.pxi$|\.pyx$|^<")
 # A line of the config that verl prints, which names many things that did not happen.
 _CONFIG = re.compile(r"^\s*[{\[]*'[^']*'(?:: |,|\]|\})|^ray init kwargs")
 
