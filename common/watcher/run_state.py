@@ -105,7 +105,9 @@ class RunState:
     def observations(self, rules: list[Rule]) -> list[Observation]:
         """Which rules hold now, over all attempts of the run."""
         self._collector.load_all()
-        (run,) = self._collector.runs()
+        run = next(iter(self._collector.runs()), None)
+        if run is None:
+            return []
         return evaluate(rules, run.metrics, lambda name: _pair(run, name))
 
 

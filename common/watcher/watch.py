@@ -8,17 +8,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.callbacks import Actions, actions_of, after_save
 from common.data_utils.atomic import write_text
-from common.launcher import effect, runs
-from common.launcher.errors import UserError
+from common.launcher import runs
 from common.watcher import stacks
 from common.watcher.alerts import FORMAT_VARIABLE, VARIABLE, Webhook
+from common.watcher.effects import EffectCheck
 from common.watcher.pace import Pace, words
 from common.watcher.run_state import RunState
 from common.watcher.settings import STALL, Settings, stop_rules
@@ -63,17 +63,17 @@ class Watch:
     def __post_init__(self) -> None:
         self.run = RunState(self.folder)
         self.rules = load_panel(self.settings.rules).rules
+        self.effect = EffectCheck(self.run)
         self.stop_on = stop_rules(self.run.knobs.get("STOP_ON", ""))
         self.actions: Actions = actions_of(self.run.knobs)
         self.hook = Webhook(self.webhook, self.webhook_format, self.settings.timeout, self.say)
-        self.pace = self._new_pace()
+        self.pace, self._known_round = self._new_pace(), self._round()
         self.saved = runs.latest_step(self.run.checkpoints)
         self._pool = ThreadPoolExecutor(1, "after-save")
         self._last: dict[str, float] = {}  # when something was done last
-        self._effect_from = 0
-        self._effect_size = -1
-        self._effect_done = False
-        self._work: Future[None] | None = None
+
+    def _round(self) -> tuple[int, bool]:
+        return self.run.attempt["n"], "command" in self.run.attempt
 
     def _new_pace(self) -> Pace:
         self._attempt = self.run.attempt["n"]
@@ -86,14 +86,14 @@ class Watch:
         """Look at everything once."""
         self.run.refresh()
         now = self.now()
-        if self.run.attempt["n"] != self._attempt:  # a self-play round begins
-            self.pace = self._new_pace()
-            self._effect_from, self._effect_done = self._size(), False
+        if self._round() != self._known_round:  # a self-play round begins, after what was asked before it
+            self.pace, self._known_round = self._new_pace(), self._round()
+            self.effect = EffectCheck(self.run, self.effect.console_size())
         step = self.run.newest_step()
         fresh = step is not None and (step[0] > self.pace.step or not self.pace.steps_seen)
         if step and fresh:
             self.pace.add(*step)
-        if not self._effect_done:
+        if not self.effect.done:
             self._check_effect()
         self._look_for_stall(now)
         if self._due("rules", self.settings.rules_every, now) and (fresh or self.pace.steps_seen):
@@ -269,38 +269,12 @@ class Watch:
 
     # ---- effect check -----------------------------------------------------------------------------
 
-    def _size(self) -> int:
-        try:
-            return self.run.console.stat().st_size
-        except OSError:
-            return 0
-
     def _check_effect(self) -> None:
         """Once verl has printed its config: did everything arrive that the launcher passed?"""
-        size = self._size()
-        if size in (0, self._effect_size):
-            return
-        self._effect_size = size
-        with self.run.console.open("rb") as log:
-            log.seek(self._effect_from)
-            text = log.read().decode("utf-8", "replace")
-        try:
-            wrong = effect.check(self.folder, text)
-        except UserError as error:
-            self._note("effect", f"effect check: {error}")
-            wrong = []
-        if wrong is None:
-            if self.pace.step > 0:
-                self._effect_done = True
-                self._note(
-                    "effect", "effect check: verl printed no config that could be read; nothing was compared"
-                )
-            return
-        self._effect_done = True
-        for mismatch in wrong:
-            self._note("effect", f"error: {mismatch}")
-        if wrong:
-            self._stop("effect", "; ".join(map(str, wrong)))
+        for line in self.effect.look(trained=self.pace.step > 0):
+            self._note("effect", line)
+        if self.effect.wrong:
+            self._stop("effect", "; ".join(map(str, self.effect.wrong)))
 
 
 def watch(
@@ -314,6 +288,12 @@ def watch(
     watcher = Watch(
         folder, tag, supervisor, settings, say, webhook=hook, webhook_format=form, terminal=terminal
     )
+    trouble = ""
     while not ended(watcher.pause()):
-        watcher.tick()
+        try:
+            watcher.tick()
+        except OSError as error:  # a full disk is no reason to leave the run alone
+            if str(error) != trouble:
+                trouble = str(error)
+                say(f"the watcher cannot do its work: {trouble}")
     watcher.finish()

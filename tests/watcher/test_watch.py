@@ -173,3 +173,30 @@ def test_an_unknown_rule_in_stop_on(paper: Paper) -> None:
         UserError, match="STOP_ON names 'kl_hihg', which is no rule; there are: not_finite, kl_high"
     ):
         paper.start()
+
+
+def test_each_self_play_round_is_checked_on_its_own(paper: Paper) -> None:
+    """What is asked before the first round prints a config too; it is none that the round trains with."""
+    rounds = ["python", "-m", "common.launcher.rounds", "--config-name", "config", "optim.lr=1"]
+    attempt = {"n": 1, "metrics": "metrics-1.jsonl", "console": "console-1.log"}
+
+    def printed(rate: float) -> None:
+        paper.console(f"{ {'model': {}, 'optim': {'lr': rate}} }\n")
+
+    paper.record(command=rounds, attempts=[attempt])
+    watch = paper.start()
+    printed(0.5)
+    watch.tick()
+    for number, rate in ((1, 1.0), (2, 2.0)):
+        own = ["python", "--config-name", "config", f"optim.lr={rate}"]
+        paper.record(command=rounds, attempts=[{**attempt, "n": number, "command": own}])
+        watch.tick()
+        printed(rate)
+        watch.tick()
+    assert paper.signals == []
+    printed(3.0)
+    paper.record(command=rounds, attempts=[{**attempt, "n": 3, "command": own}])
+    watch.tick()
+    printed(3.0)
+    watch.tick()
+    assert paper.signals == [(4242, signal.SIGINT)]
