@@ -25,7 +25,7 @@ _BEGIN = ("{'actor_rollout_ref':", "{'model':")
 # What a line of pprint's can begin with (Ray may break it between any two words); a warning in between cannot.
 _GOES_ON = re.compile(r"""^\s*(?:['"\[{()\]}:,\d-]|None\b|True\b|False\b|inf\b|nan\b)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_NOT_LITERAL = re.compile(r"(?<=: )(-?)(inf|nan)(?=[,}\]])")
+_NUMBER = re.compile(_STRING.pattern + r"|\b(inf|nan)\b")
 _ASSIGNED = re.compile(r'"\+*(?:\$\{?\w+\}?\.)?(?P<key>[\w.]+)=(?P<value>.*)')
 _VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]+)")
 
@@ -81,7 +81,7 @@ def _block(lines: list[console.Line], start: int) -> str:
 
 def _literal(text: str) -> dict[str, Any] | None:
     try:
-        value = ast.literal_eval(_NOT_LITERAL.sub(r"\g<1>1e999", text))
+        value = ast.literal_eval(_NUMBER.sub(lambda match: "1e999" if match[1] else match[0], text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
