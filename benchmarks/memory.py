@@ -44,7 +44,7 @@ SHAPES = {"llama-60m": (512, 1408, 12, 8, 4), "llama-360m": (960, 2560, 32, 15, 
 CPU = ["--device", "cpu", "--cpu_dtype", "float32", "--test_freq", "0"]
 FLAGS = {
     "sft": [*CPU, "--steps", "3", "--batch_size", "8", "--max_tokens_per_gpu", "1024"],
-    "dpo": [*CPU, "--steps", "3", "--batch_size", "8"],
+    "dpo": [*CPU, "--steps", "3", "--batch_size", "8", "--max_tokens_per_gpu", "650"],
     "grpo": [*CPU, "--steps", "2", "--save_freq", "2"],
     "ppo": [*CPU, "--steps", "2", "--save_freq", "2", "--batch_size", "16"],
 }
@@ -55,7 +55,7 @@ LENGTHS = {
 # The tiny model counts bytes, not words: the same rows are longer.
 TINY_LENGTHS = {
     "sft": ["--max_length", "512", "--max_tokens_per_gpu", "512"],
-    "dpo": ["--max_length", "512", "--max_prompt_length", "256"],
+    "dpo": ["--max_length", "512", "--max_prompt_length", "256", "--max_tokens_per_gpu", "1024"],
     "grpo": ["--max_prompt_length", "128"],
     "ppo": ["--max_prompt_length", "128"],
 }

@@ -26,11 +26,10 @@ from common.memory.sizes import parse_size
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """Our flags, and the words that go to train.sh."""
     parser = argparse.ArgumentParser(
-        prog="python -m common.memory", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m common.memory", usage="%(prog)s METHOD|table [train.sh's flags] [key=value] [options]",
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("method", nargs="?", choices=[*METHODS, "table"])
-    parser.add_argument("--method", dest="named", choices=METHODS, help="the same as a flag")
+    parser.add_argument("--method", choices=METHODS, help="in place of the first word")
     parser.add_argument(
         "--gpu-memory", "--gpu_memory", help="of one GPU (on the CPU: of the machine), e.g. 80GB"
     )
@@ -38,10 +37,15 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         "--fit", action="store_true", help="the largest micro-batch that fits; needs --gpu-memory"
     )
     parser.add_argument("--json", action="store_true", help="for programs")
-    own, words = parser.parse_known_args()
-    own.method = own.method or own.named
-    if not own.method:
-        parser.error(f"which method? one of {', '.join(METHODS)}, or table")
+    words = sys.argv[1:]
+    # train.sh's flags and their values are not argparse's to read, so the first word is taken off by hand.
+    first = words.pop(0) if words and not words[0].startswith("-") else ""
+    own, words = parser.parse_known_args(words)
+    own.method = first or own.method
+    if own.method not in (*METHODS, "table"):
+        raise UserError(
+            f"'{own.method or ''}' is no method: begin with one of {', '.join(METHODS)}, or table"
+        )
     if own.fit and not own.gpu_memory:
         raise UserError("--fit needs --gpu-memory, e.g. --gpu-memory 80GB")
     return own, words
