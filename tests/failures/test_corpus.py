@@ -47,7 +47,7 @@ CORPUS = [
     ("gpu_taken_vllm_start", 1, "gpu_oom", "start-up", "9.87/79.1 GiB", "nvidia-smi"),
     ("nccl_timeout", 1, "nccl_timeout", "training, after step 3", "OpType=ALLREDUCE", "NCCL_SOCKET_IFNAME"),
     ("cuda_driver_too_old", 1, "cuda_driver", "start-up", "driver on your system is too old", "setup_env.sh"),
-    ("cuda_no_kernel_image", 1, "cuda_kernel", "update", "no kernel image", "architecture"),
+    ("cuda_no_kernel_image", 1, "cuda_kernel", "update", "no kernel image", "pinned torch"),
     (
         "flash_attn_missing",
         1,
