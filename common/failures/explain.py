@@ -14,6 +14,8 @@ from common.failures.patterns import Pattern, table
 
 SHOWN_FRAMES = 6
 SEARCHED_LINES = 20_000
+# What a program says that ends by itself.
+_SAID = re.compile(r"^\s*(?:error|fatal|failed)\b", re.IGNORECASE)
 _LIBRARY = re.compile(r"site-packages/(?!verl/)|/lib/python3[\d.]*/(?!site-packages/)|\.pxi$|\.pyx$|^<")
 # A line of the config that verl prints, which names many things that did not happen.
 _CONFIG = re.compile(r"^\s*[{\[]*'[^']*'(?:: |,|\]|\})|^ray init kwargs")
@@ -89,16 +91,18 @@ def explain(text: str, exit_code: int | None = None) -> Failure:
     if root is None and exit_code in (None, 0):
         return Failure("", "no error is to be seen in this log", _phase(None, errors, lines), "", "nothing")
     code = "" if exit_code is None else f" with exit code {exit_code}"
+    said = next((line for line in reversed(lines) if _SAID.match(line.text)), None)
+    shown = root or said
     return Failure(
         "unknown",
         f"the command ended{code} for a reason that is not in our table",
         _phase(root, errors, lines),
-        root.title if root else "",
+        root.title if root else said.text.strip() if said else "",
         "read the traceback above; the whole log says what came before it"
         if root
         else "the log shows no traceback: read its last lines",
         _where(root),
-        root.line if root else (lines[-1].number if lines else 0),
+        shown.line if isinstance(shown, Raised) else shown.number if shown else lines[-1].number,
         _end_of(root),
     )
 

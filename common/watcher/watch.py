@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.callbacks import Actions, actions_of, after_save
+from common.checkpoints import place
 from common.data_utils.atomic import write_text
 from common.launcher import runs
 from common.watcher import stacks
@@ -114,12 +115,9 @@ class Watch:
         """The run has ended and run.json says how: last checkpoint, last message."""
         self.run.refresh()
         self._look_for_checkpoint()
-        if self.actions.keep_best:  # the last validation is known only now
-            self._submit(
-                self.run.checkpoints / f"global_step_{self.saved}",
-                self.saved or 0,
-                Actions(self.actions.keep, keep_best=True),
-            )
+        if self.actions.keep_best and self.saved:  # the last validation is known only now
+            last = self.run.checkpoints / f"global_step_{self.saved}"
+            self._submit(last, self.saved, Actions(self.actions.keep, keep_best=True))
         self._pool.shutdown(wait=True)
         state = self.run.record.get("state", "")
         self._beat(self.now(), state)
@@ -248,15 +246,17 @@ class Watch:
         newest = runs.latest_step(self.run.checkpoints)
         if newest is None or newest == self.saved:
             return
+        # Several may be complete since the last look.
+        fresh = {
+            s: f for s, f in place.steps_of(self.run.checkpoints).items() if (self.saved or 0) < s <= newest
+        }
         self.saved = newest
-        if self.actions:
-            self._submit(self.run.checkpoints / f"global_step_{newest}", newest, self.actions)
+        for step, folder in fresh.items() if self.actions else ():
+            self._submit(folder, step, self.actions)
         if self.stop_reason and newest > self.stop_after_step:
             self._stop("rule", self.stop_reason)
 
     def _submit(self, folder: Path, step: int, actions: Actions) -> None:
-        if not folder.is_dir():
-            return
         self._pool.submit(
             after_save,
             actions,

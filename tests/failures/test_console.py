@@ -112,3 +112,9 @@ def test_only_an_exit_code() -> None:
     assert explain("step:4 - train/loss:2.0\n", 137).kind == "killed"
     assert explain("", 139).kind == "segfault"
     assert explain("", 3).what == "the command ended with exit code 3 for a reason that is not in our table"
+
+
+def test_a_program_that_says_itself_what_is_wrong() -> None:
+    found = explain("loading\nerror: pair 3 takes 900 tokens, more than the 512 of a micro-batch\nbye\n", 2)
+    assert (found.kind, found.line) == ("unknown", 2)
+    assert found.error == "error: pair 3 takes 900 tokens, more than the 512 of a micro-batch"

@@ -80,10 +80,11 @@ def test_after_each_checkpoint_of_a_run(paper: Paper, tmp_path: Path) -> None:
         knobs={"KEEP_CHECKPOINTS": "1", "KEEP_BEST": "true", "SAVE_FREQ": "5", "ON_SAVE": " ".join(words)}
     )
     watch = paper.start()
-    for step, score in ((5, 0.5), (10, 0.9), (15, 0.7), (20, 0.6)):
-        paper.checkpoint(step)
+    for steps in ((5,), (10, 15), (20,)):  # the second look finds two
+        for step in steps:
+            paper.checkpoint(step)
         watch.tick()
-        scored(paper, {step: score})
+        scored(paper, {step: {5: 0.5, 10: 0.9, 15: 0.7, 20: 0.6}[step] for step in steps})
     watch.finish()
     lines = (tmp_path / "out").read_text().splitlines()
     assert lines[0] == f"5 grpo/r $HOME; {paper.checkpoints}/global_step_5"
