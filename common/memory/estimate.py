@@ -11,7 +11,7 @@ from common.memory import rollout as sampling
 from common.memory.roles import Roles, engine_roles, rl_roles
 from common.memory.rollout import Rollout
 from common.memory.runtime import CUDA_CONTEXT, HOLES, Runtime, runtime
-from common.memory.settings import Engine, plain
+from common.memory.settings import Engine, plain, remarks
 
 Parts = dict[str, int]
 # Parts that no tensor of the trainer makes.
@@ -103,9 +103,10 @@ def estimate(
         critic_config, reward_config: config.json of the critic and of the reward model, where they are other models.
 
     Raises:
-        UnknownArchitectureError: a model whose layers are not known here.
+        UnknownArchitectureError: a model whose layers are not known here, or an engine that is not FSDP.
     """
     tree = plain(config)
+    notes = remarks(tree)
     cpu = device == "cpu"
     roles = (rl_roles if "actor_rollout_ref" in tree else engine_roles)(
         tree, model_config, gpus * nodes, gpus, cpu, critic_config or model_config, reward_config
@@ -125,6 +126,7 @@ def estimate(
         kv_tokens=kv_tokens,
         kv_needed=roles.rollout.longest if roles.rollout else 0,
         gpu_memory=gpu_memory,
+        notes=notes,
     )
 
 

@@ -34,6 +34,7 @@ def as_json(found: Estimate, memory: int | None, stopped: str, fitted: Fit | Non
         "checkpoint_bytes": found.checkpoint_bytes,
         "kv_tokens": found.kv_tokens,
         "kv_needed": found.kv_needed,
+        "notes": found.notes,
         "memory": memory,
         "fits": None if memory is None else not stopped,
         "fit": None if fitted is None else asdict(fitted),
@@ -65,6 +66,8 @@ def show(
     console.print(f"a checkpoint takes {show_size(found.checkpoint_bytes)} on disk")
     if found.kv_tokens:
         console.print(f"a KV cache of {found.kv_tokens} tokens; the longest sequence takes {found.kv_needed}")
+    for line in found.notes:
+        console.print(f"note: {line}")
     if memory:
         console.print(
             f"[red]{stopped} does not fit into[/]" if stopped else "every phase fits into",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.memory.architecture import Shape
+from common.memory.architecture import Shape, UnknownArchitectureError
 from common.memory.lora import lora_parameters
 
 _BYTES = {"fp32": 4, "float32": 4, "float": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2, "half": 2}
@@ -194,3 +194,32 @@ def engine(
 def critic_budget(config: Mapping[str, Any]) -> int:
     """Tokens of a critic micro-batch: verl's V1 trainer takes one budget for both directions."""
     return int(get(config, "critic.ppo_infer_max_token_len_per_gpu", _CRITIC_BUDGET))
+
+
+# Keys that change memory in a way that is not computed, with what the estimate is then.
+_NOT_COMPUTED = {
+    "enable_activation_offload": "activations are counted on the GPU, though they go to the host",
+    "use_liger": "activations are counted without Liger's kernels, which keep fewer",
+    "tiled_mlp.enabled": "activations are counted without the tiled MLP, which keeps fewer",
+}
+
+
+def remarks(config: Mapping[str, Any]) -> list[str]:
+    """What the estimate does not compute of this config, a line each.
+
+    Raises:
+        UnknownArchitectureError: an engine that is not FSDP.
+    """
+    rl = "actor_rollout_ref" in config
+    model = "actor_rollout_ref.model" if rl else "model"
+    strategy = "actor_rollout_ref.actor.strategy" if rl else "engine.strategy"
+    if (used := get(config, strategy, "fsdp")) not in ("fsdp", "fsdp2"):
+        raise UnknownArchitectureError(f"{strategy}={used}: the memory estimate knows fsdp and fsdp2")
+    found = [
+        f"{model}.{key}: {said}"
+        for key, said in _NOT_COMPUTED.items()
+        if get(config, f"{model}.{key}", False)
+    ]
+    if rl and (engine_name := get(config, "actor_rollout_ref.rollout.name")) not in ("vllm", None):
+        found.append(f"rollouts by {engine_name} are counted as vLLM's")
+    return found

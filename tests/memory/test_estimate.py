@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.memory import Estimate, estimate, lora_parameters, read_shape
+from common.memory import Estimate, UnknownArchitectureError, estimate, lora_parameters, read_shape
 from common.memory.compose import compose
 from common.memory.models import known_models
 
@@ -192,3 +192,20 @@ def test_on_the_cpu_everything_is_host_memory() -> None:
     assert found.peak.host_parts["vLLM KV cache"] == 256 << 20
     assert found.peak.host_parts["actor weights"] == 4 * read_shape(SMALL).parameters
     assert "programs and libraries" in found.peak.parts
+
+
+def test_what_is_not_computed_is_said(config: Any) -> None:
+    tree = config("grpo")
+    assert run(tree).notes == []
+    tree["actor_rollout_ref"]["model"]["use_liger"] = True
+    tree["actor_rollout_ref"]["rollout"]["name"] = "sglang"
+    notes = run(tree).notes
+    assert [note.split(":")[0] for note in notes] == [
+        "actor_rollout_ref.model.use_liger",
+        "rollouts by sglang are counted as vLLM's",
+    ]
+    tree["actor_rollout_ref"]["actor"]["strategy"] = "megatron"
+    with pytest.raises(
+        UnknownArchitectureError, match=r"actor\.strategy=megatron: the memory estimate knows fsdp"
+    ):
+        run(tree)
