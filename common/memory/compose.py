@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from common.launcher.errors import UserError
+from common.memory.settings import plain
+from common.preflight import composing
+from common.preflight.command import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("sft", "dpo", "grpo", "gspo", "ppo")
 
 
-def overrides(method: str, words: list[str]) -> list[str]:
-    """verl's keys as ``<method>/train.sh`` would pass them.
+def compose(method: str, words: list[str]) -> dict[str, Any]:
+    """The resolved config of the method as nested dicts.
 
     Args:
         words: flags and key=value as train.sh takes them.
 
     Raises:
-        UserError: what train.sh says about them.
+        UserError: what train.sh or Hydra says about them.
     """
     done = subprocess.run(
         ["bash", str(ROOT / method / "train.sh"), "--compose", *words],
@@ -36,25 +39,4 @@ def overrides(method: str, words: list[str]) -> list[str]:
         raise UserError(
             "\n".join(line.removeprefix("error: ") for line in said) or f"{method}/train.sh failed"
         )
-    command = shlex.split(done.stdout)
-    return command[command.index("--config-name") + 2 :]
-
-
-def compose(method: str, words: list[str]) -> dict[str, Any]:
-    """The resolved config of the method as nested dicts.
-
-    Raises:
-        UserError: knobs, or keys that Hydra does not take.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        with initialize_config_dir(config_dir=str(ROOT / method), version_base=None):
-            config = hydra_compose("config", overrides=overrides(method, words))
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"verl's config: {str(error).splitlines()[0]}") from None
+    return plain(composing.compose(parse(shlex.split(done.stdout))))

@@ -116,7 +116,7 @@ def test_the_command_prints_every_phase(
         (["sft", "--modle", "x"], "unknown flag --modle; did you mean --model?"),
         (["sft", "--model", "Qwen2.5-7B", "--fit"], "--fit needs --gpu-memory"),
         (["sft", "--model", "Qwen2.5-7B", "--gpu-memory", "big"], "write a size such as 80GB"),
-        (["sft", "--model", "Qwen2.5-7B", "data.no_such_key=1"], "verl's config"),
+        (["sft", "--model", "Qwen2.5-7B", "data.no_such_key=1"], "verl 0.9.1 has no key 'data.no_such_key'"),
         (["sft", "--model", "{mamba}"], "model_type 'mamba2' is not known"),
     ],
 )
