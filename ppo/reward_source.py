@@ -30,6 +30,11 @@ def derive(knobs: dict[str, str], run_dir: Path) -> dict[str, str]:
         UserError: a source that is not complete.
     """
     weights = parts_of(knobs)
+    if "api" in weights and knobs["REWARD_ERRORS"] == "zero":
+        raise UserError(
+            f"REWARD_ERRORS=zero with REWARD_SOURCE={knobs['REWARD_SOURCE']}: an answer that the judge failed to grade "
+            "would count as worthless; use REWARD_ERRORS=raise, and on_failure: drop or constant in API_REWARD_CONFIG"
+        )
     keys = list(PROMPT_KEYS) if weights.keys() - {"function"} else []
     parts = {}
     for source in weights:
@@ -88,7 +93,7 @@ def preflight(knobs: dict[str, str], data: str) -> list[str]:
         from common.judge.failures import JudgeError
 
         try:
-            print(f"note: judge: {check_config(Path(knobs['API_REWARD_CONFIG']))}", file=sys.stderr)
+            print(f"note: {check_config(Path(knobs['API_REWARD_CONFIG']))}", file=sys.stderr)
         except JudgeError as error:
             problems.append(f"API_REWARD_CONFIG: {error}")
     return problems

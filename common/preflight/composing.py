@@ -56,7 +56,7 @@ def compose(command: Command) -> DictConfig:
         if not words:
             raise UserError(f"{folder / command.config_name}.yaml: {_first_line(problem)}") from None
         base = base_of(command)
-        lines = [line for word in words for line in _word_problem(command, word, base)]
+        lines = [line for word in words for line in word_problem(word, base)]
         raise UserError("\n".join(lines or [_first_line(problem)])) from None
     return config
 
@@ -71,7 +71,7 @@ def _base(folder: Path, name: str) -> DictConfig:
     return compose(Command("", folder, name, []))
 
 
-def _word_problem(command: Command, word: str, base: DictConfig) -> list[str]:
+def word_problem(word: str, base: DictConfig) -> list[str]:
     """Why one override cannot be applied to *base*; [] when it can."""
     key = key_of(word)
     try:
@@ -167,7 +167,7 @@ def _mismatch(before: Any, after: Any) -> str:
         return ""
     if isinstance(before, bool):
         return "" if isinstance(after, bool) else "True or False"
-    if isinstance(before, int) and before:  # 0 is the default of fractions too
+    if isinstance(before, int) and before not in (0, 1):  # these stand for fractions too, as in top_p: 1
         return "" if isinstance(after, int) and not isinstance(after, bool) else "a whole number"
     if isinstance(before, int | float):
         return "" if isinstance(after, int | float) and not isinstance(after, bool) else "a number"

@@ -105,7 +105,7 @@ def _estimate(job: Job) -> Any:
     reward = read_model_config(str(job.get("reward.reward_model.model_path", ""))) if job.rl else {}
     total = [each.memory_total for each in job.machine.gpus if each.memory_total]
     return estimate(
-        job.config,
+        job.resolved,
         model,
         gpus=job.number("trainer.n_gpus_per_node"),
         nodes=job.number("trainer.nnodes"),

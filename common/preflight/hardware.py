@@ -108,7 +108,10 @@ def _ray(job: Job) -> Iterator[Finding]:
     # TransferQueue's storage units and their controller hold a CPU each; starting any other actor takes a free one.
     needed = _CPUS_PER_GPU * pool + units + 2
     if attached:
-        yield from _cluster(job, address, needed)
+        if address == "auto" and not current:
+            yield _no_cluster(nodes, address, "nothing runs here")
+        else:
+            yield from _cluster(job, address, needed)
         return
     cpus = given["num_cpus"] if isinstance(given["num_cpus"], int) else job.machine.cores
     if cpus < needed:
@@ -132,11 +135,7 @@ def _cluster(job: Job, address: str, cpus: int) -> Iterator[Finding]:
     try:
         found = cluster_nodes(address)
     except ValueError as problem:
-        yield error(
-            f"NNODES={nodes}: no Ray cluster answers at {address} ({problem}): `ray start --head` on the first node, "
-            "`ray start --address=HEAD:6379` on the others, then launch on the head",
-            "NNODES",
-        )
+        yield _no_cluster(nodes, address, str(problem))
         return
     able = [node for node in found if node.get("GPU", 0) >= each]
     if len(able) < nodes:
@@ -153,6 +152,14 @@ def _cluster(job: Job, address: str, cpus: int) -> Iterator[Finding]:
             "nodes with ray start --num-cpus=...",
             "NNODES",
         )
+
+
+def _no_cluster(nodes: int, address: str, why: str) -> Finding:
+    return error(
+        f"NNODES={nodes}: no Ray cluster answers at {address} ({why}): `ray start --head` on the first node, "
+        "`ray start --address=HEAD:6379` on the others, then launch on the head",
+        "NNODES",
+    )
 
 
 def cluster_nodes(address: str, seconds: float = 30.0) -> list[dict[str, float]]:

@@ -76,7 +76,7 @@ class Job:
     """One launch.
 
     Attributes:
-        config: as verl will see it; `base` without any override.
+        config: as verl will see it, `resolved` as plain values; `base` without any override.
         record: what the launcher planned (`run.json`), {} when the preflight runs alone.
         machine: where it would run.
     """
@@ -92,6 +92,7 @@ class Job:
         words = self.record.get("extra", []) if self.record else self.command.overrides
         self._users = {key_of(word) for word in words}
         self._model_config: dict[str, Any] | None = None
+        self.resolved: dict[str, Any] = OmegaConf.to_container(self.config, resolve=True)  # type: ignore[assignment]
 
     @property
     def rl(self) -> bool:
@@ -148,8 +149,10 @@ class Job:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The resolved value of *key*; *default* where it is absent, null or ???."""
-        value = OmegaConf.select(self.config, key, default=default, throw_on_missing=False)
-        return default if value is None else value
+        value: Any = self.resolved
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return default if value is None or value == "???" else value
 
     def number(self, key: str, default: int = 1) -> int:
         """A whole number; *default* where there is none."""

@@ -105,6 +105,11 @@ def _validate(config: DictConfig) -> Iterator[str]:
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
+    # The rank's limit would import vLLM, for longer than all the rest takes; the launcher has checked it.
+    config = config.copy()
+    for key in ("lora_rank", "lora.rank"):
+        if OmegaConf.select(config.actor_rollout_ref.model, key):
+            OmegaConf.update(config.actor_rollout_ref.model, key, 0)
     try:
         validate_config(config, need_reference_policy(config), need_critic(config))
     except Exception as problem:  # verl raises AssertionError, ValueError, Hydra's and its own errors

@@ -168,6 +168,7 @@ BAD = [
         "'modle=1' is not one of function, model",
     ),
     (["--reward_source", "api", "--api_reward_config", "no.yaml"], "API_REWARD_CONFIG=no.yaml is no file"),
+    (["--reward_source", "api", "--reward_errors", "zero"], "would count as worthless"),
 ]
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import omegaconf.base
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -38,7 +39,7 @@ CPU_BOX = Machine(
     ram_free=64 << 30,
     shm_free=16 << 30,
     gpus=[],
-    environment={"VERL_PLATFORM": "cpu"},
+    environment={"VERL_PLATFORM": "cpu", "RAY_TMPDIR": "/no/ray"},
     importable=lambda name: name != "flash_attn",
     disk_free=lambda path: 1 << 40,
     port_free=lambda port: True,
@@ -49,10 +50,15 @@ GPU_BOX = replace(
     cores=96,
     ram_free=900 << 30,
     gpus=[Gpu(str(i), "NVIDIA H100 80GB HBM3", 81559, 81000, 9.0) for i in range(8)],
-    environment={},
+    environment={"RAY_TMPDIR": "/no/ray"},
     importable=lambda name: True,
     disk_free=lambda path: 20 << 40,
 )
+
+ON_A_CLUSTER = replace(GPU_BOX, environment={"RAY_ADDRESS": "10.0.0.1:6379"})
+
+# OmegaConf parses each of a config's 200 interpolations anew whenever it is read: half the time of these tests.
+omegaconf.base.parse = cache(omegaconf.base.parse)
 
 
 @cache
@@ -109,16 +115,15 @@ def with_overrides(config: DictConfig, words: list[str]) -> DictConfig:
     return changed
 
 
-@pytest.fixture(scope="session")
-def verl() -> Callable[[DictConfig, list[str]], Opinion]:
+def verl(config: DictConfig, added: list[str]) -> Opinion:
     """verl's own opinion, asked in this process; imported once."""
     import gspo.plugin  # noqa: F401  (GSPO's estimator, as its launcher registers it)
 
-    return verl_check.ask_here
+    return verl_check.ask_here(config, added)
 
 
 @pytest.fixture(scope="session")
-def examined(verl: Callable[[DictConfig, list[str]], Opinion]) -> Callable[..., Report]:
+def examined() -> Callable[..., Report]:
     """Examines a launch with key=values of the user, as launched by train.sh (with a record)."""
 
     def run(

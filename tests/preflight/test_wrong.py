@@ -1,4 +1,7 @@
-"""Wrong configurations, each stopped with the sentence that mends it: on the resolved config, by key=value."""
+"""Wrong configurations, each stopped with the sentence that mends it: on the resolved config, by key=value.
+
+Knobs that a flag spoils are in tests/launcher/test_bad_input.py.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,10 @@ import pytest
 
 from common.check_env.gpu import Gpu
 from common.launcher.errors import UserError
-from common.preflight.composing import compose
+from common.preflight.composing import base_of, compose, word_problem
 from common.preflight.report import Report
 
-from .conftest import CPU_BOX, GPU_BOX, base_command
-
-pytestmark = pytest.mark.slow
+from .conftest import CPU_BOX, GPU_BOX, ON_A_CLUSTER, base_command
 
 CPU, GPU = ("--device", "cpu"), ("--device", "gpu", "--gpus", "8")
 A, R, REF = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
@@ -48,8 +49,6 @@ NOT_COMPOSED = [
     ("grpo", "+data.train_batch_size=4", "verl has this key already: write data.train_batch_size=4"),
     ("grpo", "trainer.logger=console,file", "several values at once are a sweep"),
     ("grpo", "data.train_files={a", "Hydra cannot read this value"),
-    ("grpo", "data.train_files=${nope.y}", "Interpolation key 'nope.y' not found"),
-    ("grpo", "model_engine=nope", "Could not find 'model_engine/nope'"),
     ("sft", "optim.learning_rate=1e-5", "has no key 'optim.learning_rate'"),
     ("sft", "data.micro_batch_size=4", "did you mean data.micro_batch_size_per_gpu?"),
     ("dpo", "dpo.betta=0.1", "did you mean dpo.beta?"),
@@ -376,7 +375,20 @@ def stopped(report: Report, part: str) -> None:
     ("method", "word", "part"), NOT_COMPOSED, ids=[f"{m} {w}" for m, w, _ in NOT_COMPOSED]
 )
 def test_hydra_refuses_in_one_line(method: str, word: str, part: str) -> None:
-    command = base_command(method, *CPU)
+    (line,) = word_problem(word, base_of(base_command(method, *CPU)))
+    assert part in line
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("data.train_batchsize=4", "did you mean data.train_batch_size?"),
+        ("data.train_files=${nope.y}", "Interpolation key 'nope.y' not found"),
+        ("model_engine=nope", "Could not find 'model_engine/nope'"),
+    ],
+)
+def test_a_config_that_cannot_be_composed(word: str, part: str) -> None:
+    command = base_command("grpo", *CPU)
     with pytest.raises(UserError) as refused:
         compose(replace(command, overrides=[*command.overrides, word]))
     assert part in str(refused.value)
@@ -392,6 +404,7 @@ def test_wrong_values_are_stopped(
     stopped(examined(method, flags, words), part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "flags", "words", "part"), VERL_SAYS, ids=[f"{m} {' '.join(w)}" for m, _, w, _ in VERL_SAYS]
 )
@@ -461,18 +474,21 @@ HERE |= {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_a_machine_that_cannot(examined: Callable[..., Report], name: str) -> None:
     flags, words, there, part = HERE[name]
     stopped(examined("grpo", flags, words, replace(CPU_BOX if "cpu" in flags else GPU_BOX, **there)), part)
 
 
+@pytest.mark.slow
 def test_a_taken_port(examined: Callable[..., Report]) -> None:
     flags = (*GPU, "--nnodes", "2", "--master_addr", "10.0.0.1", "--master_port", "29511")
     taken = replace(GPU_BOX, port_free=lambda port: port != 29511)
     stopped(examined("sft", flags, [], taken), "MASTER_PORT=29511 is taken on this node")
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there(
     examined: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,12 +497,14 @@ def test_a_cluster_that_is_not_there(
     def none(address: str) -> list[dict[str, float]]:
         raise ValueError("ConnectionError: Could not find any running Ray instance.")
 
+    two = (*GPU, "--nnodes", "2")
+    stopped(examined("grpo", two, []), "no Ray cluster answers at auto (nothing runs here)")
     monkeypatch.setattr(hardware, "cluster_nodes", none)
-    stopped(examined("grpo", (*GPU, "--nnodes", "2"), []), "no Ray cluster answers at auto")
+    stopped(examined("grpo", two, [], ON_A_CLUSTER), "no Ray cluster answers at auto (ConnectionError")
     monkeypatch.setattr(hardware, "cluster_nodes", lambda address: [{"CPU": 96.0, "GPU": 8.0}, {"CPU": 8.0}])
-    stopped(examined("grpo", (*GPU, "--nnodes", "2"), []), "has 2 nodes with 8, 0 GPUs")
+    stopped(examined("grpo", two, [], ON_A_CLUSTER), "has 2 nodes with 8, 0 GPUs")
     monkeypatch.setattr(hardware, "cluster_nodes", lambda address: [{"CPU": 8.0, "GPU": 8.0}] * 2)
-    stopped(examined("grpo", (*GPU, "--nnodes", "2"), []), "the Ray cluster has 16 CPUs, verl asks it for 58")
+    stopped(examined("grpo", two, [], ON_A_CLUSTER), "the Ray cluster has 16 CPUs, verl asks it for 58")
 
 
 def test_a_stray_cluster_that_would_be_joined(examined: Callable[..., Report], tmp_path: Path) -> None:
