@@ -19,6 +19,7 @@ from typing import Any
 from common.failures import console
 from common.launcher import runs
 from common.launcher.errors import UserError, exit_with
+from common.launcher.hydra_words import key_of
 
 ROOT = Path(__file__).resolve().parents[2]
 _BEGIN = ("{'actor_rollout_ref':", "{'model':")
@@ -26,6 +27,8 @@ _BEGIN = ("{'actor_rollout_ref':", "{'model':")
 _GOES_ON = re.compile(r"""^\s*(?:['"\[{()\]}:,\d-]|None\b|True\b|False\b|inf\b|nan\b)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _NUMBER = re.compile(_STRING.pattern + r"|\b(inf|nan)\b")
+# Hydra's own settings and choices of a group's file are in no config that verl sees.
+_GROUP = re.compile(r"^hydra\b|[/@]")
 _ASSIGNED = re.compile(r'"\+*(?:\$\{?\w+\}?\.)?(?P<key>[\w.]+)=(?P<value>.*)')
 _VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]+)")
 
@@ -109,13 +112,16 @@ def mismatches(
     known = OmegaConf.create(config)
     found = []
     for key, override in last.items():
+        if _GROUP.search(key):
+            continue
         wanted = ABSENT if override.is_delete() else _plain(override.value())
         try:
             got = OmegaConf.select(known, key, default=ABSENT)
             got = _plain(OmegaConf.to_container(got, resolve=True)) if OmegaConf.is_config(got) else got
         except OmegaConfBaseException:
             got = ABSENT
-        if not _same(wanted, got):
+        chosen = isinstance(wanted, str) and isinstance(got, dict)  # engine=megatron: a group's file
+        if not chosen and not _same(wanted, got):
             found.append(Mismatch(key, wanted, got, (knobs or {}).get(key, "")))
     return found
 
@@ -189,7 +195,11 @@ def check(folder: Path, text: str | None = None) -> list[Mismatch] | None:
     from hydra.errors import HydraException
 
     try:
-        return mismatches(words, config, knobs_of(record["method"], record["knobs"]))
+        users = {key_of(word) for word in record.get("extra") or ()}
+        knobs = {
+            key: knob for key, knob in knobs_of(record["method"], record["knobs"]).items() if key not in users
+        }
+        return mismatches(words, config, knobs)
     except HydraException as error:
         raise UserError(f"the overrides cannot be read: {error}") from None
 

@@ -100,6 +100,9 @@ def test_the_newest_print_counts() -> None:
         "+trainer.extra={seen: 2}",
         "trainer.logger=[console,file]",
         "+actor_rollout_ref.actor.name=null",
+        "hydra.run.dir=/tmp/x",
+        "trainer=other",
+        "model/kind@actor_rollout_ref.kind=small",
     ],
 )
 def test_what_arrived_is_no_mismatch(word: str) -> None:
@@ -161,6 +164,21 @@ def test_of_a_run_folder_with_the_knobs_name(tmp_path: Path) -> None:
     (tmp_path / "console-1.log").write_text("{'model': {'path': 'x'}, 'optim': {'lr': 0.001}}\n")
     (found,) = check(tmp_path) or []
     assert str(found) == "LEARNING_RATE (optim.lr) did not arrive: wanted 0.0001, verl trains with 0.001"
+
+
+def test_a_key_of_the_users_is_not_blamed_on_a_knob(tmp_path: Path) -> None:
+    record = {
+        "method": "sft",
+        "knobs": {"LEARNING_RATE": "1e-4"},
+        "extra": ["optim.lr=0.5"],
+        "command": ["python", "--config-name", "config", "optim.lr=0.5"],
+        "attempts": [{"n": 1, "console": "console-1.log"}],
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "console-1.log").write_text("{'model': {'path': 'x'}, 'optim': {'lr': 0.001}}\n")
+    assert [str(one) for one in check(tmp_path) or []] == [
+        "optim.lr did not arrive: wanted 0.5, verl trains with 0.001"
+    ]
 
 
 def test_a_self_play_round_is_compared_with_its_own_command(tmp_path: Path) -> None:
