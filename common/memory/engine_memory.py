@@ -47,7 +47,10 @@ def gathered(engine: Engine, *, at_head: bool) -> int:
 
 
 def _head_gradient(engine: Engine) -> int:
-    return 0 if engine.adapter or engine.head == "value" else engine.compute * engine.shape.embedding
+    """Gradient of the head's weight; fused kernels add up one per chunk (``FusedLinearForPPOFunction.backward``)."""
+    if engine.adapter or engine.head == "value":
+        return 0
+    return engine.compute * engine.shape.embedding * (2 if engine.head == "fused" else 1)
 
 
 def _held_gradients(engine: Engine) -> int:

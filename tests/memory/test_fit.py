@@ -59,6 +59,15 @@ def test_a_cache_for_less_than_one_sequence_does_not_fit() -> None:
     assert shortage(found, 24 * GIB) == "rollout"
 
 
+def test_the_config_is_that_of_any_machine() -> None:
+    config = compose("sft", ["--model", "far/away", "--gpus", "64", "--nodes", "4", "engine.fsdp_size=8"])
+    assert (config["trainer"]["device"], config["trainer"]["n_gpus_per_node"]) == ("cuda", 64)
+    assert (config["trainer"]["nnodes"], config["engine"]["fsdp_size"]) == (4, 8)
+    assert config["model"]["path"] == "far/away"
+    with pytest.raises(UserError, match="N_GPUS='many' must be auto or a whole number"):
+        compose("sft", ["--gpus", "many"])
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("80GB", 80 * GIB), ("24 GiB", 24 * GIB), ("80", 80 * GIB), ("46068MB", 46068 << 20)]
 )
