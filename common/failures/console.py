@@ -143,7 +143,10 @@ def _block(lines: list[Line], start: int, found: list[Raised]) -> int:
         elif _BEGIN.match(text):
             return at
         elif match and frames and (_LOOKS_RAISED.search(match["type"]) or "." in match["type"]):
-            message, end = _message(lines, at, match["message"] or "", indent)
+            # Where there is no message, what follows is another's.
+            message, end = (
+                ("", at + 1) if not match["message"] else _message(lines, at, match["message"], indent)
+            )
             block = [line.text for line in lines[start:end]]
             name = remote["name"] if remote else ""
             found.append(
