@@ -71,7 +71,10 @@ def look(job: Job, steps: int) -> tuple[Cost, list[Finding]]:
     """
     cost, found = Cost([]), []
     try:
-        estimate = _estimate(job)
+        from common.memory import estimate as memory_of
+
+        request = _request(job)
+        estimate = memory_of(**request, gpu_memory=_gpu_memory(job))
     except (
         Exception
     ) as problem:  # a family it does not know, a config.json with holes: an estimate is only advice
@@ -81,7 +84,7 @@ def look(job: Job, steps: int) -> tuple[Cost, list[Finding]]:
         cost.phases = [(p.name, p.gpu_bytes, p.host_bytes, dict(p.parts)) for p in estimate.phases]
         cost.parameters, cost.trainable = estimate.parameters, estimate.trainable
         cost.checkpoint = estimate.checkpoint_bytes
-        found += list(_memory(job, cost))
+        found += list(_memory(job, cost, request))
         if estimate.gpu_memory and estimate.kv_needed > estimate.kv_tokens > 0:
             found.append(
                 error(
@@ -95,51 +98,64 @@ def look(job: Job, steps: int) -> tuple[Cost, list[Finding]]:
     return cost, found
 
 
-def _estimate(job: Job) -> Any:
-    from common.memory import estimate
-
+def _request(job: Job) -> dict[str, Any]:
+    """What `common.memory` is asked about this job."""
     model = job.model_config()
     if not model:
         raise ValueError("its config.json is not at hand")
     critic = read_model_config(str(job.get("critic.model.path", ""))) if job.needs_critic else {}
     reward = read_model_config(str(job.get("reward.reward_model.model_path", ""))) if job.rl else {}
-    total = [each.memory_total for each in job.machine.gpus if each.memory_total]
-    return estimate(
-        job.resolved,
-        model,
-        gpus=job.number("trainer.n_gpus_per_node"),
-        nodes=job.number("trainer.nnodes"),
-        device="cuda" if job.on_gpu else "cpu",
-        gpu_memory=min(total) * _MIB if total else None,
-        critic_config=critic or None,
-        reward_config=reward or None,
-    )
+    return {
+        "config": job.resolved,
+        "model_config": model,
+        "gpus": job.number("trainer.n_gpus_per_node"),
+        "nodes": job.number("trainer.nnodes"),
+        "device": "cuda" if job.on_gpu else "cpu",
+        "critic_config": critic or None,
+        "reward_config": reward or None,
+    }
 
 
-def _memory(job: Job, cost: Cost) -> Iterator[Finding]:
+def _gpu_memory(job: Job) -> int | None:
+    """Bytes of the smallest GPU; None where there is none to look at."""
     total = [each.memory_total for each in job.machine.gpus if each.memory_total]
-    if job.on_gpu and total:
+    return min(total) * _MIB if total else None
+
+
+def _memory(job: Job, cost: Cost, request: dict[str, Any]) -> Iterator[Finding]:
+    gpu = _gpu_memory(job)
+    if job.on_gpu and gpu:
         name, size, _, parts = max(cost.phases, key=lambda phase: phase[1])
-        yield from _fits(job, f"{name} takes", size, min(total) * _MIB, "a GPU has", parts)
+        if size > _TIGHT * gpu:
+            text = _shortage(name, size, gpu, "a GPU has", parts, _advice(job, request, gpu))
+            yield (error if size > _MARGIN * gpu else warning)(text, "MAX_TOKENS_PER_GPU")
     name, _, size, parts = max(cost.phases, key=lambda phase: phase[2])
-    if job.machine.ram_free > 0:
-        shown = {} if job.on_gpu else parts
-        yield from _fits(job, f"{name} takes", size, job.machine.ram_free, "host memory free is", shown)
-
-
-def _fits(
-    job: Job, what: str, needed: int, there: int, where: str, parts: dict[str, int]
-) -> Iterator[Finding]:
-    if needed <= _TIGHT * there:
+    total, free, shown = job.machine.ram_total, job.machine.ram_free, {} if job.on_gpu else parts
+    if size <= _TIGHT * free:
         return
+    advice = "use fewer GPUs per node" if job.on_gpu else _advice(job, request, total)
+    if size > _MARGIN * total:
+        yield error(_shortage(name, size, total, "this machine has", shown, advice), "MAX_TOKENS_PER_GPU")
+    else:  # what is free now may be more in a minute
+        advice = f"end other programs, or {advice}"
+        yield warning(_shortage(name, size, free, "host memory free is", shown, advice), "MAX_TOKENS_PER_GPU")
+
+
+def _shortage(name: str, needed: int, there: int, where: str, parts: dict[str, int], advice: str) -> str:
     largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
-    shown = f" ({', '.join(f'{name} {size / _GIB:.1f}' for name, size in largest)})" if largest else ""
-    text = (
-        f"{what} about {needed / _GIB:.1f} GiB{shown}, {where} {there / _GIB:.1f} GiB: lower "
-        f"{'MAX_TOKENS_PER_GPU or MAX_RESPONSE_LENGTH' if job.rl else 'MAX_LENGTH or MAX_TOKENS_PER_GPU'}, use LoRA"
-        f"{', OFFLOAD=true or more GPUs' if job.on_gpu else ' or a smaller model'} (python -m common.memory shows more)"
-    )
-    yield (error if needed > _MARGIN * there else warning)(text, "MAX_TOKENS_PER_GPU")
+    shown = f" ({', '.join(f'{part} {size / _GIB:.1f}' for part, size in largest)})" if largest else ""
+    return f"{name} takes about {needed / _GIB:.1f} GiB{shown}, {where} {there / _GIB:.1f} GiB: {advice}"
+
+
+def _advice(job: Job, request: dict[str, Any], memory: int) -> str:
+    """The largest micro-batch that fits, or what else there is."""
+    from common.memory.fit import largest
+
+    fit = largest(**request, memory=memory)
+    rest = "OFFLOAD=true, LoRA or more GPUs" if job.on_gpu else "LoRA or a smaller model"
+    if fit.value < max(1, fit.smallest):
+        return f"no {fit.knob} fits; use {rest}"
+    return f"use {fit.knob}={fit.value} or less, {rest}"
 
 
 def kept_at_once(keep: Any, saves: int) -> int:

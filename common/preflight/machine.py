@@ -66,7 +66,8 @@ class Machine:
 
     Attributes:
         cores: usable processor cores.
-        ram_free, shm_free: bytes of RAM and of /dev/shm that are free; -1 when not known.
+        ram_total, ram_free: bytes of RAM.
+        shm_free: bytes of /dev/shm that are free; -1 when there is none.
         gpus: the GPUs that CUDA_VISIBLE_DEVICES leaves visible; memory in MiB.
         environment: variables that the run inherits.
         importable: tells whether a top-level package is installed.
@@ -76,6 +77,7 @@ class Machine:
     """
 
     cores: int
+    ram_total: int
     ram_free: int
     shm_free: int
     gpus: list[gpu.Gpu]
@@ -101,6 +103,7 @@ def this_machine(environment: Mapping[str, str], on_gpu: bool) -> Machine:
         shm = -1
     return Machine(
         cores=device.cores(),
+        ram_total=psutil.virtual_memory().total,
         ram_free=psutil.virtual_memory().available,
         shm_free=shm,
         gpus=visible_gpus(environment) if on_gpu else [],

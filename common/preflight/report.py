@@ -67,7 +67,8 @@ def examine(
         ask: also ask verl itself, in a process of its own.
         force: errors become warnings.
     """
-    asked = Asked() if ask else None
+    # The launcher's own words for SFT and DPO are checked knobs, and verl has no more to say about them.
+    asked = Asked() if ask and (command.task == "rl" or not record or record.get("extra")) else None
     try:
         config = compose(command)
         base = base_of(command)

@@ -36,7 +36,8 @@ DATA = {"rl": "grpo", "sft": "sft", "preference": "dpo"}
 # What a test run on the CPU would have; GPUs are pretended, as no GPU can exist here.
 CPU_BOX = Machine(
     cores=4,
-    ram_free=64 << 30,
+    ram_total=64 << 30,
+    ram_free=60 << 30,
     shm_free=16 << 30,
     gpus=[],
     environment={"VERL_PLATFORM": "cpu", "RAY_TMPDIR": "/no/ray"},
@@ -48,6 +49,7 @@ CPU_BOX = Machine(
 GPU_BOX = replace(
     CPU_BOX,
     cores=96,
+    ram_total=1000 << 30,
     ram_free=900 << 30,
     gpus=[Gpu(str(i), "NVIDIA H100 80GB HBM3", 81559, 81000, 9.0) for i in range(8)],
     environment={"RAY_TMPDIR": "/no/ray"},

@@ -464,7 +464,7 @@ HERE |= {
         {"disk_free": lambda path: 3 << 30},
         "KEEP_CHECKPOINTS=3 keeps up to 3 checkpoints of",
     ),
-    "small host": (CPU, [], {"ram_free": 2 << 30}, "host memory free is 2.0 GiB"),
+    "small host": (CPU, [], {"ram_total": 4 << 30, "ram_free": 3 << 30}, "this machine has 4.0 GiB"),
     "small GPU": (
         (*ONE_GPU, "--max_tokens_per_gpu", "60000", "--max_response_length", "7000"),
         [],
