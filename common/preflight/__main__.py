@@ -13,9 +13,10 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 
-from common.launcher.errors import EXIT_USER_ERROR, exit_with
+from common.launcher.errors import EXIT_USER_ERROR, UserError, exit_with
 from common.preflight.command import parse
 from common.preflight.machine import this_machine
 from common.preflight.report import examine
@@ -47,5 +48,20 @@ def main() -> None:
     sys.exit(EXIT_USER_ERROR if report.errors else 0)
 
 
+def guarded() -> None:
+    """A mistake of ours must neither look like one of the user's nor keep them from training."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UserError:
+        raise
+    except Exception as problem:
+        traceback.print_exc()
+        raise UserError(
+            f"the preflight itself failed ({type(problem).__name__}): report it; --no-preflight starts without it"
+        ) from None
+
+
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(guarded)

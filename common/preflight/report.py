@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -68,30 +69,28 @@ def examine(
         force: errors become warnings.
     """
     # The launcher's own words for SFT and DPO are checked knobs, and verl has no more to say about them.
-    asked = Asked() if ask and (command.task == "rl" or not record or record.get("extra")) else None
-    try:
-        config = compose(command)
-        base = base_of(command)
-    except UserError as problem:
+    ask = ask and (command.task == "rl" or not record or bool(record.get("extra")))
+    with ExitStack() as stack:
+        asked = stack.enter_context(Asked()) if ask else None
+        try:
+            config, base = compose(command), base_of(command)
+        except UserError as problem:
+            # Not for --force: there is no config to go on with.
+            return Report(findings=[error(line) for line in str(problem).splitlines()])
         if asked:
-            asked.stop()
-        found = [error(line) for line in str(problem).splitlines()]
-        return Report(findings=forced(found) if force else found)
-    if asked:
-        asked.send(config, added_keys(command, base))
-    report = check(Job(command, config, base, machine, dict(record)), asked.answer if asked else Opinion)
+            asked.send(config, added_keys(command, base))
+        report = check(Job(command, config, base, machine, dict(record)), asked.answer if asked else Opinion)
     report.findings = ordered(forced(report.findings) if force else report.findings)
     return report
 
 
-def check(job: Job, opinion: Any) -> Report:
+def check(job: Job, opinion: Callable[[], Opinion]) -> Report:
     """Run every check on a composed job; *opinion* is called when only verl's own answer is left."""
     types = [
         error(line, line.partition("=")[0])
         for line in wrong_types(job.config, job.base, job.command.overrides)
     ]
     if types:  # arithmetic on a word would only confuse
-        opinion()
         return Report(findings=types)
     data, found = rows.look(job)
     steps = int(job.record.get("total_steps") or 0) or _steps(job, data)
@@ -102,7 +101,7 @@ def check(job: Job, opinion: Any) -> Report:
         found += list(engine_task.check(job, data.train, data.val))
     found += [*keys.check(job), *trainer_checks.check(job), *hardware.check(job)]
     costs, more = cost.look(job, steps)
-    said: Opinion = opinion()
+    said = opinion()
     found += [*more, *_of_verl(said)]
     if job.rl:
         found += list(algorithm.check(job, said.estimators, said.losses))
@@ -184,7 +183,7 @@ def _prompt_lengths(job: Job, data: Rows) -> str:
     over = f", {found['over_prompt']} of {found['rows']} left out" if found.get("over_prompt") else ""
     return (
         f"; prompts of {found['median']} tokens (median), {found['p95']} (95 %; sample of {found['sampled']}), limit "
-        f"{job.number('data.max_prompt_length', 0)}{over}"
+        f"{job.number('data.max_prompt_length', 0)}{over}; room for answers {job.number('data.max_response_length', 0)}"
     )
 
 

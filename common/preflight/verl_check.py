@@ -43,7 +43,7 @@ class Opinion:
 
 
 class Asked:
-    """The question on its way; `answer` waits for it."""
+    """The question on its way; `answer` waits for it. A context manager that ends the process."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -66,7 +66,6 @@ class Asked:
         try:
             out, err = self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self.stop()
             return Opinion(failed=f"verl could not be imported within {seconds:g} s")
         for line in out.decode(errors="replace").splitlines():
             if line.startswith(_MARK):
@@ -74,10 +73,12 @@ class Asked:
         last = [line for line in err.decode(errors="replace").splitlines() if line.strip()]
         return Opinion(failed=last[-1].strip()[:300] if last else f"exit code {self._process.returncode}")
 
-    def stop(self) -> None:
-        """End the process; nobody waits for the answer any more."""
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
 
 
 def ask_here(config: DictConfig, added: Iterable[str] = ()) -> Opinion:
