@@ -163,6 +163,8 @@ def wrong_types(config: DictConfig, base: DictConfig, words: list[str]) -> list[
 
 
 def _mismatch(before: Any, after: Any) -> str:
+    if isinstance(before, DictConfig) and before and not isinstance(after, DictConfig):
+        return "a group of keys"
     if before is None or after is None:
         return ""
     if isinstance(before, bool):
@@ -171,8 +173,6 @@ def _mismatch(before: Any, after: Any) -> str:
         return "" if isinstance(after, int) and not isinstance(after, bool) else "a whole number"
     if isinstance(before, int | float):
         return "" if isinstance(after, int | float) and not isinstance(after, bool) else "a number"
-    if isinstance(before, DictConfig) and not isinstance(after, DictConfig):
-        return "a group of keys"
     if isinstance(before, ListConfig) and not isinstance(after, ListConfig | str):
         return "a list"
     return ""

@@ -40,7 +40,7 @@ def look(job: Job) -> tuple[Rows, list[Finding]]:
     counts: dict[str, int | None] = {}
     for name in ("train", "val"):
         paths = job.get(f"data.{name}_files")
-        listed = [paths] if isinstance(paths, str) else list(paths or [])
+        listed = paths if isinstance(paths, list) else [] if paths is None else [paths]
         sizes = []
         for path in listed:
             size, problem = _rows_of(job, str(path), name)

@@ -13,6 +13,7 @@ import pytest
 
 from common.cpu.model import ensure_bundled_model
 from common.data_utils.lengths import load_tokenizer, prompt_lengths
+from common.launcher import device
 from common.launcher.errors import UserError
 from common.preflight.command import parse
 from common.preflight.composing import compose
@@ -73,6 +74,12 @@ def test_prompts_are_counted_exactly_where_they_may_be_too_long(tmp_path: Path) 
     assert found["longest_prompt"] == max(ids)
     assert (found["median"], found["sampled"]) == (sorted(ids)[17], 36)
     assert prompt_lengths(tmp_path / "rows.parquet", tokenizer, 100, every=10)["rows"] == 4
+
+
+def test_a_gpu_machine_with_few_cores_tells_ray_of_enough() -> None:
+    command = parse(list(words_of("grpo", "--device", "gpu", "--gpus", "8")))
+    few = device.cores() < 34
+    assert command.raw("ray_kwargs.ray_init.num_cpus") == ("34" if few else "")
 
 
 def test_names_of_a_reward_file(tmp_path: Path) -> None:
