@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from common.launcher import checks
 from common.preflight.finding import Finding, error, warning
@@ -20,6 +20,7 @@ _SHARED = {
     "MAX_TOKENS_PER_GPU": f"{ACTOR}.ppo_max_token_len_per_gpu",
     "MAX_PROMPT_LENGTH": "data.max_prompt_length",
     "MAX_RESPONSE_LENGTH": "data.max_response_length",
+    "SEQUENCE_PARALLEL_SIZE": f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size",
     "LORA_RANK": "actor_rollout_ref.model.lora_rank",
     "LORA_ALPHA": "actor_rollout_ref.model.lora_alpha",
 }
@@ -37,16 +38,15 @@ def check(job: Job, rows: int | None) -> Iterator[Finding]:
     knobs["USE_LORA"] = "true" if job.number("actor_rollout_ref.model.lora_rank", 0) != 0 else "false"
     problems = checks.check_batches(knobs, _UNKNOWN_ROWS if rows is None else rows) + checks.check_lora(knobs)
     for line in problems:
-        yield error(line + _origin(job, line), line.partition("=")[0])
+        yield error(line + origin(job, line, _SHARED), line.partition("=")[0])
     yield from _micro_batches(job)
     yield from _budgets(job)
     yield from _parallel(job)
     yield from _lengths(job)
 
 
-def _origin(job: Job, line: str) -> str:
-    """Which key=value of the user stands behind a knob that *line* names."""
-    names = {**_SHARED, "SEQUENCE_PARALLEL_SIZE": f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"}
+def origin(job: Job, line: str, names: Mapping[str, str]) -> str:
+    """Which key=value of the user stands behind a knob that *line* names; *names* is knob -> key."""
     keys = [
         f"{name} is {key}" for name, key in names.items() if name in line and job.record and job.users(key)
     ]

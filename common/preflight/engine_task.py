@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from common.launcher import checks, engine_checks
 from common.preflight.algorithm import optimiser
-from common.preflight.batches import fsdp_size, positions, sequence_parallel
+from common.preflight.batches import fsdp_size, origin, positions, sequence_parallel
 from common.preflight.finding import Finding, error
 from common.preflight.job import Job
 
@@ -35,7 +35,7 @@ def check(job: Job, rows: int | None, val_rows: int | None) -> Iterator[Finding]
     knobs["PACKING"] = str(packed).lower()
     known = _UNKNOWN_ROWS if rows is None else rows
     for line in engine_checks.check_batches(knobs, job.command.task, known) + checks.check_lora(knobs):
-        yield error(line + _origin(job, line), line.partition("=")[0])
+        yield error(line + origin(job, line, _SHARED), line.partition("=")[0])
     yield from sequence_parallel(job, packed)
     yield from fsdp_size(job, "engine.fsdp_size")
     yield from positions(job, job.longest, f"MAX_LENGTH={job.longest}")
@@ -48,13 +48,6 @@ def check(job: Job, rows: int | None, val_rows: int | None) -> Iterator[Finding]
             "checkpoint.save_contents (python -m common.checkpoints export merges it later)",
             "USE_LORA",
         )
-
-
-def _origin(job: Job, line: str) -> str:
-    keys = [
-        f"{name} is {key}" for name, key in _SHARED.items() if name in line and job.record and job.users(key)
-    ]
-    return f" ({', '.join(keys)} here)" if keys else ""
 
 
 def _schedule(job: Job) -> Iterator[Finding]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.launcher import checks
 from common.preflight import names
 from common.preflight.finding import Finding, error, note, warning
 from common.preflight.job import Job
@@ -13,6 +15,7 @@ from common.preflight.machine import existing
 
 def check(job: Job) -> Iterator[Finding]:
     """What `trainer.*` and the model's loading decide."""
+    yield from _model(job)
     yield from _length(job)
     yield from _folder(job)
     yield from _loggers(job)
@@ -20,6 +23,19 @@ def check(job: Job) -> Iterator[Finding]:
     yield from _devices(job)
     if job.rl and not job.machine.importable("transfer_queue") and job.get("trainer.use_v1", True):
         yield error("TransferQueue, on which verl's trainer runs, is not installed: run ./setup_env.sh")
+
+
+def _model(job: Job) -> Iterator[Finding]:
+    key = f"{job.model_key}.path"
+    if job.model.startswith(("/", "~", ".")) and not (Path(job.model).expanduser() / "config.json").is_file():
+        yield error(f"{job.name(key)}={job.model} holds no model (no config.json)", job.name(key))
+    kinds = job.model_config().get("architectures")
+    if isinstance(kinds, list) and len(kinds) != 1:
+        yield error(
+            f"{job.name(key)}: config.json names {len(kinds)} architectures ({', '.join(map(str, kinds)) or 'none'}), "
+            "verl asserts that there is one",
+            job.name(key),
+        )
 
 
 def _length(job: Job) -> Iterator[Finding]:
@@ -65,6 +81,8 @@ def _folder(job: Job) -> Iterator[Finding]:
             "OUTPUT_DIR",
         )
         return
+    if not os.access(existing(folder), os.W_OK):
+        yield error(f"OUTPUT_DIR: no permission to write in {existing(folder)}", "OUTPUT_DIR")
     last = folder / "latest_checkpointed_iteration.txt"
     if (
         last.is_file()
@@ -113,7 +131,17 @@ def _loggers(job: Job) -> Iterator[Finding]:
                 "LOGGERS",
             )
         elif name == "wandb":
-            mode = job.machine.environment.get("WANDB_MODE") or "online"
+            mode = job.machine.environment.get("WANDB_MODE", "")
+            if (
+                not mode
+                and checks.wandb_mode({"USE_WANDB": "true"}, dict(job.machine.environment))[0] != "online"
+            ):
+                yield error(
+                    "trainer.logger has wandb, but there is no login and the run would stop to ask for one: use "
+                    "--use_wandb, which writes offline then, or log in with wandb login",
+                    "USE_WANDB",
+                )
+            mode = mode or "online"
             yield note(f"Weights & Biases: {mode}, project {job.get('trainer.project_name')}", "USE_WANDB")
 
 

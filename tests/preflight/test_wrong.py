@@ -202,6 +202,27 @@ def test_a_model_without_a_chat_template(examined: Callable[..., Report], tmp_pa
     )
 
 
+def test_models_that_verl_does_not_take(examined: Callable[..., Report], tmp_path: Path) -> None:
+    key = "actor_rollout_ref.model.path"
+    stopped(examined("grpo", CPU, [f"{key}={tmp_path}/none"]), "holds no model (no config.json)")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["A", "B"]}))
+    stopped(examined("grpo", CPU, [f"{key}={tmp_path}"]), "names 2 architectures (A, B)")
+
+
+def test_wandb_without_a_login(examined: Callable[..., Report], tmp_path: Path) -> None:
+    words, nobody = (
+        ["trainer.logger=[console,wandb]"],
+        {"VERL_PLATFORM": "cpu", "NETRC": str(tmp_path / "none")},
+    )
+    stopped(
+        examined("grpo", CPU, words, replace(CPU_BOX, environment=nobody)), "wandb, but there is no login"
+    )
+    offline = replace(CPU_BOX, environment={**nobody, "WANDB_MODE": "offline"})
+    report = examined("grpo", CPU, words, offline)
+    assert not report.errors
+    assert any("Weights & Biases: offline" in finding.text for finding in report.findings)
+
+
 def test_force_turns_errors_into_warnings(examined: Callable[..., Any]) -> None:
     from common.preflight.finding import forced
 
