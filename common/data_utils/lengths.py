@@ -13,6 +13,7 @@ from common.data_utils.verl_rows import restore, restore_turns
 
 _BATCH = 256
 SAMPLE = 1024
+EXACT_UP_TO = 20_000
 
 
 def load_tokenizer(name: str) -> Any:
@@ -116,16 +117,23 @@ def overlong(
 ) -> dict[str, int]:
     """How many rows of a training file exceed the limits.
 
+    Of an RL file of more than `EXACT_UP_TO` rows a sample is looked at, and all rows when one of it is over the limit
+    or refused.
+
     Returns:
-        rows, over_prompt, over_length, refused (by the template), longest_prompt, longest; for rl with a limit also
-        what `prompt_lengths` adds.
+        rows (looked at), over_prompt, over_length, refused (by the template), longest_prompt, longest; for rl with a
+        limit also what `prompt_lengths` adds.
     """
     import pyarrow.parquet as pq
 
     loaded = load_tokenizer(tokenizer)
     if task == "rl" and max_prompt is not None:
-        found = prompt_lengths(path, loaded, max_prompt)
-        return {**found, "over_length": 0, "longest": found["longest_prompt"]}
+        rows = pq.read_metadata(path).num_rows
+        every = rows // (4 * SAMPLE) if rows > EXACT_UP_TO else 1
+        counts = prompt_lengths(path, loaded, max_prompt, every)
+        if every > 1 and (counts["over_prompt"] or counts["refused"]):
+            counts = prompt_lengths(path, loaded, max_prompt)
+        return {**counts, "over_length": 0, "longest": counts["longest_prompt"]}
     result = dict.fromkeys(("rows", "over_prompt", "over_length", "refused", "longest_prompt", "longest"), 0)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_BATCH):

@@ -283,7 +283,7 @@ def _overlong(
     """Row counts over the limits, counted once per tokenizer and limits."""
     import hashlib
 
-    name = hashlib.sha256(json.dumps([2, tokenizer, max_prompt, most]).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([3, tokenizer, max_prompt, most]).encode()).hexdigest()[:16]
     memo = entry / f"overlong-{name}.json"
     if memo.is_file():
         return dict(json.loads(memo.read_text(encoding="utf-8")))

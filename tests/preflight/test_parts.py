@@ -168,3 +168,17 @@ def test_the_screen_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "m [red]" in stream.getvalue()
     assert "[bad] " + "x" * 300 in stream.getvalue()
     assert "\x1b[" in stream.getvalue()
+
+
+def test_a_large_file_is_sampled_until_a_prompt_is_too_long(tmp_path: Path) -> None:
+    from common.data_utils.lengths import overlong
+
+    def counted(long_rows: int) -> dict[str, int]:
+        texts = ["word " * (400 if i < long_rows else 1) for i in range(20_500)]
+        path = tmp_path / f"{long_rows}.parquet"
+        pq.write_table(pa.table({"prompt": [[{"role": "user", "content": text}] for text in texts]}), path)
+        return overlong(path, "rl", str(ensure_bundled_model()), 100, None)
+
+    assert counted(0)["rows"] == 4100
+    found = counted(7)
+    assert (found["rows"], found["over_prompt"]) == (20_500, 7)
