@@ -112,6 +112,17 @@ def logits_update(engine: Engine) -> int:
     return total
 
 
+def logits_slope(engine: Engine) -> int:
+    """Bytes of the gradient of the logits while it goes back through the head."""
+    vocab, c = engine.shape.vocab, engine.compute
+    rows = round(engine.train_tokens * engine.scored)
+    if engine.head in ("fused", "answers", "value") or (engine.head == "wanted" and rows > WANTED_ROWS):
+        return logits_update(engine)  # a chunk is made, used and thrown away inside the head's backward pass
+    if engine.head == "wanted":
+        return rows * vocab * (4 if c == 4 else 4 + c)
+    return rows * vocab * c
+
+
 def logits_infer(engine: Engine, entropy: bool) -> int:
     """Bytes of logits in a forward pass without gradients.
 

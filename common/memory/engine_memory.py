@@ -74,9 +74,15 @@ def update(engine: Engine) -> Parts:
     moments: list[Parts] = [
         {
             "gradients": _held_gradients(engine),
-            "gathered weights": gathered(engine, at_head=True),
+            "gathered weights": engine.compute * (_root(engine) if engine.reshard else engine.total),
             "activations": kept,
             "logits": activations.logits_update(engine),
+        },
+        {
+            "gradients": _held_gradients(engine),
+            "gathered weights": gathered(engine, at_head=True),
+            "activations": kept,
+            "logits": activations.logits_slope(engine),
             "gradient buffers": head,
         },
         {
