@@ -98,7 +98,9 @@ def model_folder(name: str, folder: Path) -> str:
         return str(tiny_model(target))
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     hidden, width, layers, heads, kv_heads = SHAPES[name]
     base = ensure_bundled_model()
     config = LlamaConfig.from_pretrained(
@@ -146,8 +148,8 @@ def equal_rows(method: str, folder: Path, rows: int = 32) -> list[str]:
     return ["--train_data", str(file), "--val_data", str(file)]
 
 
-def launch(method: str, name: str, flags: list[str], folder: Path) -> int:
-    """Run train.sh to its end; returns its peak in bytes.
+def launch(method: str, name: str, flags: list[str], folder: Path) -> tuple[int, int]:
+    """Run train.sh to its end; returns its peak as `Result` counts it, and that of all its processes, in bytes.
 
     Raises:
         RuntimeError: it ended badly.
@@ -171,7 +173,7 @@ def launch(method: str, name: str, flags: list[str], folder: Path) -> int:
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{log.read_text(errors='replace')[-3000:]}")
     # Ray's processes are not our children; torchrun's are, and the kernel has noted the peak of the largest one.
-    return seen[0] if method in ("grpo", "ppo", "gspo") else usage.ru_maxrss * 1024
+    return (seen[0] if method in ("grpo", "ppo") else usage.ru_maxrss * 1024), seen[0]
 
 
 def _watch(run: Path, ended: threading.Event, seen: list[int]) -> None:
@@ -196,25 +198,26 @@ def beyond_programs(found: Estimate) -> int:
     return found.host_peak.host_bytes - found.host_peak.host_parts["programs and libraries"]
 
 
-def programs(method: str, folder: Path) -> int:
-    """Bytes of interpreters, libraries and Ray: the peak of a tiny model's launch without what its tensors take."""
+def programs(method: str, folder: Path) -> tuple[int, int]:
+    """Bytes of interpreters, libraries and Ray: the peaks of a tiny model's launch without what its tensors take."""
     model = model_folder("tiny", folder)
     flags = [*FLAGS[method], *TINY_LENGTHS[method]]
-    taken = launch(method, f"{method}-tiny", [*flags, *equal_rows(method, folder), "--model", model], folder)
-    return taken - beyond_programs(estimated(method, model, flags))
+    rows, tensors = equal_rows(method, folder), beyond_programs(estimated(method, model, flags))
+    own, every = launch(method, f"{method}-tiny", [*flags, *rows, "--model", model], folder)
+    return own - tensors, every - tensors
 
 
 def compare(name: str, folder: Path, without: int) -> Result:
     """Run a case.
 
     Args:
-        without: what `programs` found for its method.
+        without: what `programs` found for its method, first of the two.
     """
     method, model, more = CASES[name]
     path = model_folder(model, folder)
     flags = [*FLAGS[method], *LENGTHS.get(method, []), *more]
     tag = "".join(letter if letter.isalnum() else "-" for letter in name)
-    taken = launch(method, tag, [*flags, *equal_rows(method, folder), "--model", path], folder)
+    taken, _ = launch(method, tag, [*flags, *equal_rows(method, folder), "--model", path], folder)
     return Result(taken - without, beyond_programs(estimated(method, path, flags)))
 
 
@@ -225,14 +228,19 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="cases whose name begins like this")
     chosen = [name for name in CASES if name.startswith(parser.parse_args().only)]
-    misses, without = 0, {}
+    misses = 0
+    without: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in chosen:
             method = CASES[name][0]
             if method not in without:
-                without[method] = programs(method, folder)
-                print(f"{method}: programs and libraries take {without[method] / GIB:.2f} GiB", flush=True)
+                without[method], every = programs(method, folder)
+                print(
+                    f"{method}: programs and libraries take {without[method] / GIB:.2f} GiB, "
+                    f"those of all processes {every / GIB:.2f} GiB",
+                    flush=True,
+                )
             found = compare(name, folder, without[method])
             near = abs(found.ratio - 1) <= TARGET
             misses += not near

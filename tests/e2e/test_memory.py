@@ -19,7 +19,7 @@ def near(found: float, name: str) -> None:
 
 
 def test_sft_of_the_smallest_size(tmp_path: Path) -> None:
-    near(compare("sft 60M", tmp_path, programs("sft", tmp_path)).ratio, "sft 60M")
+    near(compare("sft 60M", tmp_path, programs("sft", tmp_path)[0]).ratio, "sft 60M")
 
 
 def test_default_grpo_as_a_whole(grpo_default: Run) -> None:
@@ -31,7 +31,7 @@ def test_default_grpo_as_a_whole(grpo_default: Run) -> None:
 @pytest.mark.matrix
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_every_case(method: str, tmp_path: Path) -> None:
-    without = programs(method, tmp_path)
+    without, _ = programs(method, tmp_path)
     found = {
         name: compare(name, tmp_path, without).ratio for name, case in CASES.items() if case[0] == method
     }
