@@ -167,6 +167,9 @@ def launch(method: str, name: str, flags: list[str], folder: Path) -> tuple[int,
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
+            if process.returncode is None:  # interrupted: the run ends with us
+                process.terminate()
+                process.wait()
             ended.set()
             watcher.join()
     shutil.rmtree(outputs / "checkpoints", ignore_errors=True)
