@@ -20,7 +20,7 @@ class Runtime:
 
 
 _MEASURED = {
-    "sft": Runtime(fixed=0, per_rank=900 << 20),
+    "sft": Runtime(fixed=0, per_rank=1065 << 20),
     "dpo": Runtime(fixed=0, per_rank=900 << 20),
     "rl": Runtime(fixed=3 << 30, per_rank=1 << 30),
 }
