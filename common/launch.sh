@@ -99,7 +99,7 @@ launch::begin() {
   export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
   answer="$(mktemp)"
   # shellcheck disable=SC2064
-  trap "rm -f '$answer' '$answer.plan' '$answer.record'" EXIT
+  trap "rm -f '$answer' '$answer.plan' '$answer.record' '$answer.verl'" EXIT
 
   for item in "${CPU_VALUES[@]}"; do cpu+=("--cpu-value=$item"); done
   for item in "${SMOKE_VALUES[@]}"; do smoke+=("--smoke-value=$item"); done
@@ -114,6 +114,7 @@ launch::begin() {
   if [[ "$DEVICE" == gpu && "$(env::kind)" == cpu && " ${MODES[*]} " != *' COMPOSE '* ]]; then
     launch::die "this environment holds the CPU set, but DEVICE=gpu: run ./setup_env.sh --gpu, or use --device cpu"
   fi
+  launch::import_verl "$answer.verl"
   # The run's record, which becomes its folder's run.json once nothing stands in the way; the trap stays for it.
   RECORD_FILE="$answer.record"
   "$PYTHON" -m common.launcher.plan --method "$METHOD" --task "$TASK" --record "$RECORD_FILE" \
@@ -163,16 +164,34 @@ launch::print_command() {
   printf '\n'
 }
 
+# True where the preflight is left out.
+launch::no_preflight() {
+  [[ " ${MODES[*]} " =~ ' '(NO_PREFLIGHT|COMPOSE)' ' ]]
+}
+
+# Starts the process that asks verl itself, where the preflight will: it imports verl while the data is prepared.
+# Globals: VERL_SOCKET, VERL_IMPORTER (set; "" for none)
+# Arguments: where it shall listen
+launch::import_verl() {
+  VERL_SOCKET="" VERL_IMPORTER=""
+  if launch::no_preflight || [[ "$TASK" != rl && ${#EXTRA[@]} -eq 0 ]]; then return 0; fi
+  VERL_SOCKET="$1"
+  "$PYTHON" -m common.preflight.verl_check "$VERL_SOCKET" </dev/null >/dev/null 2>&1 &
+  VERL_IMPORTER=$!
+}
+
 # Checks the resolved config, the data and the machine, and shows one screen (common/preflight). Exits where something
 # is wrong, and after the screen for --preflight-only.
 # Arguments: the command
 launch::preflight() {
   local modes=" ${MODES[*]} " flags=(--record "$RECORD_FILE")
-  [[ "$modes" != *' NO_PREFLIGHT '* && "$modes" != *' COMPOSE '* ]] || return 0
+  ! launch::no_preflight || return 0
+  [[ -z "$VERL_SOCKET" ]] || flags+=(--verl "$VERL_SOCKET")
   [[ "$modes" != *' FORCE '* ]] || flags+=(--force)
   [[ "$modes" != *' JSON '* ]] || flags+=(--json)
   [[ "$modes" == *' PREFLIGHT_ONLY '* ]] || flags+=(--stderr)
   "$PYTHON" -m common.preflight "${flags[@]}" -- "$@" || exit
+  [[ -z "$VERL_IMPORTER" ]] || wait "$VERL_IMPORTER" || true
   [[ "$modes" != *' PREFLIGHT_ONLY '* ]] || exit 0
 }
 

@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     parser.add_argument("--force", action="store_true", help="errors become warnings")
     parser.add_argument("--record", type=Path, help="what the launcher planned (a file of its own)")
+    parser.add_argument(
+        "--verl", type=Path, help="socket of a common.preflight.verl_check that was started before"
+    )
     parser.add_argument("--stderr", action="store_true", help="the screen on stderr")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     own = parser.parse_args()
@@ -40,7 +43,7 @@ def main() -> None:
     os.environ.update(command.environment)  # for verl, which is asked in a process of its own
     record = json.loads(own.record.read_text(encoding="utf-8")) if own.record else {}
     machine = this_machine(os.environ, "trainer.device=cpu" not in command.overrides)
-    report = examine(command, machine, record, force=own.force)
+    report = examine(command, machine, record, force=own.force, socket=own.verl)
     if own.json:
         print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from common.launcher.errors import UserError
@@ -59,26 +60,30 @@ class Report:
 
 
 def examine(
-    command: Command, machine: Machine, record: Mapping[str, Any], ask: bool = True, force: bool = False
+    command: Command,
+    machine: Machine,
+    record: Mapping[str, Any],
+    force: bool = False,
+    socket: Path | None = None,
 ) -> Report:
     """Compose the config and check it.
 
     Args:
         record: what the launcher planned, {} when there is no launcher.
-        ask: also ask verl itself, in a process of its own.
         force: errors become warnings.
+        socket: where a process that the launcher started has verl imported; None starts one.
     """
     # The launcher's own words for SFT and DPO are checked knobs, and verl has no more to say about them.
-    ask = ask and (command.task == "rl" or not record or bool(record.get("extra")))
+    ask = bool(command.task == "rl" or not record or record.get("extra"))
     with ExitStack() as stack:
-        asked = stack.enter_context(Asked()) if ask else None
+        asked = stack.enter_context(Asked(socket)) if ask else None
         try:
             config, base = compose(command), base_of(command)
         except UserError as problem:
             # Not for --force: there is no config to go on with.
             return Report(findings=[error(line) for line in str(problem).splitlines()])
         if asked:
-            asked.send(config, added_keys(command, base))
+            asked.send(config, added_keys(command, base), machine.environment)
         report = check(Job(command, config, base, machine, dict(record)), asked.answer if asked else Opinion)
     report.findings = ordered(forced(report.findings) if force else report.findings)
     return report

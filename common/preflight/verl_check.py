@@ -1,25 +1,37 @@
-"""verl's own opinion of a config, in a process of its own: importing verl takes seconds, so the rest goes on beside it.
+"""verl's own opinion of a config, in a process of its own: importing verl takes seconds, and other work goes on.
 
-python -m common.preflight.verl_check < pickled (config, added keys)      one line of JSON on stdout
+    python -m common.preflight.verl_check SOCKET
+
+The launcher starts it before it looks at the data. It listens on SOCKET, imports what verl needs, answers one
+question of the preflight and ends; it ends with its parent too.
 """
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import json
+import os
 import pickle
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from common.preflight.names import suggest
 
-_MARK = "VERL_CHECK "
+SECONDS = 120.0
+# What verl imports and what does not read the environment that is still to come.
+_HEAVY = ("torch", "tensordict", "transformers", "ray")
+_PR_SET_PDEATHSIG = 1
 # Groups whose dataclasses the workers build; the others are read key by key.
 BUILT = (
     "actor_rollout_ref.actor",
@@ -43,42 +55,66 @@ class Opinion:
 
 
 class Asked:
-    """The question on its way; `answer` waits for it. A context manager that ends the process."""
+    """One question to a process that imports verl meanwhile. A context manager that ends what it started.
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "common.preflight.verl_check"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    Args:
+        path: socket of a process that the launcher started; None starts one.
+    """
 
-    def send(self, config: DictConfig, added: list[str]) -> None:
-        """Hand over the config and the keys that are new in it; verl is being imported meanwhile."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died; `answer` tells
-            self._process.stdin.write(pickle.dumps((config, added)))
-            self._process.stdin.close()
-        self._process.stdin = None
-
-    def answer(self, seconds: float = 120.0) -> Opinion:
-        """What verl said; `failed` tells when it could not be asked."""
-        try:
-            out, err = self._process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return Opinion(failed=f"verl could not be imported within {seconds:g} s")
-        for line in out.decode(errors="replace").splitlines():
-            if line.startswith(_MARK):
-                return Opinion(**json.loads(line[len(_MARK) :]))
-        last = [line for line in err.decode(errors="replace").splitlines() if line.strip()]
-        return Opinion(failed=last[-1].strip()[:300] if last else f"exit code {self._process.returncode}")
+    def __init__(self, path: Path | None = None) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if path is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="verl_training-")
+            path = Path(self._folder.name) / "verl"
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "common.preflight.verl_check", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self._path, self._line = path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def __enter__(self) -> Asked:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._line.close()
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+        if self._folder:
+            self._folder.cleanup()
+
+    def send(self, config: DictConfig, added: list[str], environment: Mapping[str, str]) -> None:
+        """Hand over the config, the keys that are new in it, and the variables that the run will see."""
+        question = pickle.dumps((config, added, dict(environment)))
+        end = time.monotonic() + 10
+        while True:  # it begins to listen in its first tenth of a second
+            try:
+                self._line.connect(str(self._path))
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    return  # `answer` tells
+                time.sleep(0.02)
+        self._line.sendall(question)
+        self._line.shutdown(socket.SHUT_WR)
+
+    def answer(self) -> Opinion:
+        """What verl said; `failed` tells when it could not be asked."""
+        self._line.settimeout(SECONDS)
+        try:
+            return Opinion(**json.loads(read_all(self._line)))
+        except TimeoutError:
+            return Opinion(failed=f"no answer within {SECONDS:g} s")
+        except (OSError, ValueError) as problem:
+            return Opinion(failed=f"its process ended ({problem})")
+
+
+def read_all(line: socket.socket) -> bytes:
+    """Everything that the other side sends."""
+    return b"".join(iter(lambda: line.recv(65536), b""))
 
 
 def ask_here(config: DictConfig, added: Iterable[str] = ()) -> Opinion:
@@ -165,13 +201,35 @@ def root_message(problem: BaseException) -> str:
     return words if len(words) <= 400 else f"{words[:400]} ..."
 
 
-def main() -> None:
-    """Read a config from stdin, answer on stdout; what verl prints goes to stderr."""
-    with contextlib.redirect_stdout(sys.stderr):
-        import verl  # noqa: F401  (before the config is there)
+def serve(path: Path) -> None:
+    """Listen, import, answer one question."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        door.bind(str(path))
+        door.listen(1)
+        try:
+            for name in _HEAVY:
+                import_module(name)
+            line, _ = door.accept()
+            with line:
+                config, added, environment = pickle.loads(read_all(line))
+                os.environ.update(environment)
+                sys.path[:0] = [
+                    p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p not in sys.path
+                ]
+                try:
+                    opinion = ask_here(config, added)
+                except Exception as problem:  # an import that fails is news, not an end without a word
+                    opinion = Opinion(failed=f"{type(problem).__name__}: {root_message(problem)}")
+                line.sendall(json.dumps(vars(opinion)).encode())
+        finally:
+            path.unlink(missing_ok=True)
 
-        opinion = ask_here(*pickle.loads(sys.stdin.buffer.read()))
-    print(_MARK + json.dumps(vars(opinion)))
+
+def main() -> None:
+    """Entry point; ends with the process that started it."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    serve(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":
