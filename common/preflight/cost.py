@@ -176,7 +176,12 @@ def _disk(job: Job, cost: Cost, steps: int) -> Iterator[Finding]:
         return
     # The last step is saved too; engine trainers save it in any case.
     saves = (-(-steps // every) if every and steps else 1) if steps else 1
+    knobs = job.record.get("knobs", {})
     keep = job.get("trainer.max_actor_ckpt_to_keep" if job.rl else "trainer.max_ckpt_to_keep")
+    if knobs.get("KEEP_BEST") == "true" and int(knobs.get("KEEP_CHECKPOINTS", 0)) > 0:
+        keep = int(knobs["KEEP_CHECKPOINTS"]) + 2  # the best one, and the new one before an old one goes
+    elif isinstance(keep, int) and int(knobs.get("SELF_PLAY_ROUNDS", 1)) > 1:
+        keep += 1  # the one that a round started from
     cost.checkpoints, cost.disk_free = kept_at_once(keep, saves), job.machine.disk_free(folder)
     needed = cost.checkpoint * cost.checkpoints
     if needed <= cost.disk_free:
@@ -185,9 +190,8 @@ def _disk(job: Job, cost: Cost, steps: int) -> Iterator[Finding]:
     advice = (
         f"KEEP_CHECKPOINTS={fitting if fitting > 2 else 1}" if fitting > 1 else "another disk (OUTPUT_DIR)"
     )
-    kept = f"KEEP_CHECKPOINTS={keep} keeps" if keep else "KEEP_CHECKPOINTS=0 keeps"
     yield error(
-        f"{kept} up to {cost.checkpoints} checkpoints of {cost.checkpoint / _GIB:.1f} GiB = {needed / _GIB:.1f} GiB, "
+        f"up to {cost.checkpoints} checkpoints of {cost.checkpoint / _GIB:.1f} GiB = {needed / _GIB:.1f} GiB are kept, "
         f"{existing(folder)} has {cost.disk_free / _GIB:.1f} GiB free: use {advice}, or a larger SAVE_FREQ",
         "KEEP_CHECKPOINTS",
     )

@@ -29,7 +29,8 @@ def check(job: Job) -> Iterator[Finding]:
 
 def _gpus(job: Job) -> Iterator[Finding]:
     gpus, wanted = job.machine.gpus, job.number("trainer.n_gpus_per_node")
-    if len(gpus) < wanted:
+    # The head of a cluster may have none of its own.
+    if len(gpus) < wanted and not (job.rl and job.number("trainer.nnodes") > 1):
         visible = job.machine.environment.get("CUDA_VISIBLE_DEVICES")
         limited = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
         here = "this node" if job.number("trainer.nnodes") > 1 else "this machine"

@@ -19,7 +19,7 @@ LOGGERS = {  # verl.utils.tracking.Tracking.supported_backend -> the package tha
     "tensorboard": "tensorboard",
     "clearml": "clearml",
     "trackio": "trackio",
-    "rl_insight": "",
+    "rl_insight": "rl_insight",
 }
 KL_ESTIMATORS = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3", "full")  # core_algos.kl_penalty_forward
 V0_ONLY = ("remax", "gdpo", "optimal_token_baseline", "tir_optimal_token_baseline")

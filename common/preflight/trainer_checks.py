@@ -53,7 +53,7 @@ def _length(job: Job) -> Iterator[Finding]:
             )
     saves = job.get("trainer.save_freq", -1)
     if job.rl and (saves == -1 or saves == 0):
-        yield warning("SAVE_FREQ=0: no checkpoint will be written, not even at the end", "SAVE_FREQ")
+        yield note("SAVE_FREQ=0: no checkpoint will be written, not even at the end", "SAVE_FREQ")
     keep = job.get("trainer.max_actor_ckpt_to_keep" if job.rl else "trainer.max_ckpt_to_keep")
     if isinstance(keep, int) and keep < 1:
         yield error(

@@ -119,7 +119,7 @@ HERE |= {
         GPU,
         [],
         {"disk_free": lambda path: 3 << 30},
-        "KEEP_CHECKPOINTS=3 keeps up to 3 checkpoints of",
+        "up to 3 checkpoints of 2.0 GiB = 6.0 GiB are kept, /",
     ),
     "small host": (CPU, [], {"ram_total": 4 << 30, "ram_free": 3 << 30}, "this machine has 4.0 GiB"),
     "small GPU": (
