@@ -42,11 +42,13 @@ class Stopper:
 
     def __init__(self) -> None:
         self.signal: int = 0
+        self.count = 0
         self.command: subprocess.Popen[bytes] | None = None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
         again, self.signal = bool(self.signal), self.signal or number
         if self.command is None or self.command.poll() is not None:
             return
@@ -109,14 +111,14 @@ def start_watcher(folder: Path, tag: str, record: dict[str, Any]) -> subprocess.
     )
 
 
-def end_watcher(watcher: subprocess.Popen[bytes] | None, stopper: Stopper) -> None:
-    """Let the watcher finish what it has to do after the last checkpoint; after a stop signal only for a while."""
+def end_watcher(watcher: subprocess.Popen[bytes] | None, stopper: Stopper, stopped_by_user: bool) -> None:
+    """Let the watcher finish what it has to do after the last checkpoint; for a user who wants out only for a while."""
     if watcher is None:
         return
     watcher.terminate()
-    deadline = None
+    deadline, signals = None, stopper.count
     while watcher.poll() is None:
-        if stopper.signal and deadline is None:
+        if (stopped_by_user or stopper.count > signals) and deadline is None:
             deadline = time.monotonic() + WATCHER_GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             watcher.kill()
@@ -250,7 +252,7 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
     if record["state"] == "failed":
         record["failure"] = failure_of(folder, attempt, request)
     runs.write(folder, record)
-    end_watcher(watcher, stopper)
+    end_watcher(watcher, stopper, stopped_by_user=bool(stopper.signal) and not request)
     print_failure(folder, record)
     print_summary(folder, record)
     return exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -120,7 +121,8 @@ class Watch:
             self._submit(last, self.saved, Actions(self.actions.keep, keep_best=True))
         self._pool.shutdown(wait=True)
         state = self.run.record.get("state", "")
-        self._beat(self.now(), state)
+        with contextlib.suppress(OSError):
+            self._beat(self.now(), state)
         failure = self.run.record.get("failure") or {}
         if state in ("failed", "finished"):
             text = f"{state} at step {self.pace.step} of {self.pace.total or '?'}"
@@ -162,7 +164,8 @@ class Watch:
         """A line on the console and in watch.jsonl."""
         self.say(text)
         line = {"time": round(self.now(), 3), "event": event, "step": self.pace.step, "text": text, **fields}
-        with (self.folder / EVENTS).open("a", encoding="utf-8") as log:
+        # Said it is anyway; on a full disk the stop that may follow must still come.
+        with contextlib.suppress(OSError), (self.folder / EVENTS).open("a", encoding="utf-8") as log:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _alert(self, event: str, text: str, **fields: Any) -> None:
@@ -235,7 +238,8 @@ class Watch:
             return
         self.stopping = True
         content = {"kind": kind, "reason": reason, "attempt": self._attempt, "step": self.pace.step}
-        write_text(self.folder / STOP, json.dumps(content, ensure_ascii=False))
+        with contextlib.suppress(OSError):
+            write_text(self.folder / STOP, json.dumps(content, ensure_ascii=False))
         self._note("stopped", f"stopping the run: {reason}")
         self._alert("effect" if kind == "effect" else "stopped", f"stopping: {reason}")
         self.interrupt(self.supervisor, signal.SIGINT)
