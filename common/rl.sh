@@ -189,6 +189,8 @@ rl::cpu() {
     # vLLM warms up with its largest batch: at upstream's 8192 tokens that takes longer than a training step.
     "$a.rollout.max_num_batched_tokens=2048"
     "$a.rollout.max_num_seqs=128"
+    # Answers to one prompt share what was computed for it in whole blocks: vLLM's 128 are longer than a prompt here.
+    "+$a.rollout.engine_kwargs.vllm.block_size=16"
     # VLLM_CPU_KVCACHE_SPACE (GiB) of the environment wins over this.
     "+$a.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=$((kv_megabytes * 1024 * 1024))"
     # The model in the engine's own process. vLLM allows that when the variable below says so; its reason not to,

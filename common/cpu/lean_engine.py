@@ -11,14 +11,14 @@ from typing import Any
 
 from common.cpu import lean_layers
 
-# Labels of rows that nobody reads: in RL the others need log-probs and entropies, in SFT log-probs alone.
-UNREAD, UNLEARNED = -100, -101
+# Labels of rows that nobody reads, where the others need log-probs and entropies, and where log-probs alone.
+UNREAD, UNREAD_NO_ENTROPY = -100, -101
 # With more rows than this in a micro-batch their logits would fill the memory; upstream's chunks take over.
 MOST_ROWS = 4096
 
 
-def answer_labels(input_ids: Any, prompt_lengths: Any, response_lengths: Any) -> Any:
-    """Next-token labels, UNREAD wherever the next token is not part of the answer.
+def answer_labels(input_ids: Any, prompt_lengths: Any, response_lengths: Any, unread: int = UNREAD) -> Any:
+    """Next-token labels, *unread* wherever the next token is not part of the answer.
 
     Args:
         input_ids: (batch, length) right-padded prompt + answer tokens, or (1, tokens) packed ones.
@@ -41,11 +41,11 @@ def answer_labels(input_ids: Any, prompt_lengths: Any, response_lengths: Any) ->
         position = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
         first, count = prompt_lengths.unsqueeze(1) - 1, response_lengths.unsqueeze(1)
     answer = (position >= first) & (position < first + count)
-    return torch.where(answer, labels, UNREAD)
+    return torch.where(answer, labels, unread)
 
 
 def learned_labels(ids: Any, loss_mask: Any, inputs: dict) -> Any:
-    """Next-token labels, UNLEARNED wherever the next token has no loss (``verl.workers.utils.losses.sft_loss``).
+    """Next-token labels, unread wherever the next token has no loss (``verl.workers.utils.losses.sft_loss``).
 
     Args:
         ids, loss_mask: nested (batch, jagged) tokens and their loss masks.
@@ -59,12 +59,14 @@ def learned_labels(ids: Any, loss_mask: Any, inputs: dict) -> Any:
     labels = torch.where(
         torch.roll(loss_mask.values(), -1).bool(),
         torch.roll(ids.values(), -1),
-        torch.full_like(ids.values(), UNLEARNED),
+        torch.full_like(ids.values(), UNREAD_NO_ENTROPY),
     )
     if "shift_labels" in inputs:
         return labels.unsqueeze(0)
     nested = torch.nested.nested_tensor_from_jagged(labels, ids.offsets())
-    return torch.nested.to_padded_tensor(nested, padding=UNLEARNED, output_size=inputs["input_ids"].shape)
+    return torch.nested.to_padded_tensor(
+        nested, padding=UNREAD_NO_ENTROPY, output_size=inputs["input_ids"].shape
+    )
 
 
 def label_wanted(transformer_impl: Any) -> None:
@@ -73,6 +75,8 @@ def label_wanted(transformer_impl: Any) -> None:
     Upstream: ``FSDPEngineWithLMHead.prepare_model_inputs``, which passes ``shift_labels`` of all tokens for packed
     batches and leaves padded ones to roll ``input_ids`` themselves.
     """
+    from verl.utils import tensordict_utils as tu
+
     engine = transformer_impl.FSDPEngineWithLMHead
     original = engine.prepare_model_inputs
 
@@ -86,8 +90,12 @@ def label_wanted(transformer_impl: Any) -> None:
         if "prompts" in micro_batch and "responses" in micro_batch:
             prompts, responses = micro_batch["prompts"], micro_batch["responses"]
             if prompts.is_nested and responses.is_nested:
+                entropies = tu.get_non_tensor_data(micro_batch, "calculate_entropy", default=False)
                 inputs["shift_labels"] = answer_labels(
-                    inputs["input_ids"], prompts.offsets().diff(), responses.offsets().diff()
+                    inputs["input_ids"],
+                    prompts.offsets().diff(),
+                    responses.offsets().diff(),
+                    UNREAD if entropies else UNREAD_NO_ENTROPY,
                 )
         elif "loss_mask" in micro_batch:
             inputs["shift_labels"] = learned_labels(ids, micro_batch["loss_mask"], inputs)
@@ -97,7 +105,7 @@ def label_wanted(transformer_impl: Any) -> None:
 
 
 def log_probs_of_wanted(torch_functional: Any) -> None:
-    """Compute log-probs and entropies of labelled rows only; the others are 0, and so are entropies in SFT.
+    """Compute log-probs and entropies of labelled rows only; the others are 0, and so are entropies nobody reads.
 
     Upstream: ``verl.utils.experimental.torch_functional.FusedLinearForPPO.forward``.
     """
@@ -119,7 +127,7 @@ def log_probs_of_wanted(torch_functional: Any) -> None:
             logits = lean_layers.linear(rows, vocab_weights.to(rows.dtype)).float()
             every = log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
             entropies = every.new_zeros(len(rows))
-            if not bool((input_ids == UNLEARNED).any()):
+            if not bool((input_ids == UNREAD_NO_ENTROPY).any()):
                 entropies = -(every.exp() * every).sum(-1)
             found = (every.gather(-1, labels.unsqueeze(-1)).squeeze(-1), entropies)
         return tuple(row.new_zeros(input_ids.shape).index_put((wanted,), row) for row in found)

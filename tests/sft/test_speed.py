@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.cpu import lean_engine
-from common.cpu.lean_engine import UNLEARNED
+from common.cpu.lean_engine import UNREAD_NO_ENTROPY
 
 pytestmark = pytest.mark.slow  # imports verl
 
@@ -29,7 +29,7 @@ def test_log_probs_of_learned_tokens(
     expected = fused.forward(hidden, weight, labels, temperature)[0]
     wanted = torch.autograd.grad(expected[learned].square().sum(), (hidden, weight))
     lean_engine.log_probs_of_wanted(torch_functional)
-    found = fused.forward(hidden, weight, torch.where(learned, labels, UNLEARNED), temperature)[0]
+    found = fused.forward(hidden, weight, torch.where(learned, labels, UNREAD_NO_ENTROPY), temperature)[0]
     assert torch.allclose(found[learned], expected[learned], atol=1e-6)
     assert (found[~learned] == 0).all()
     for ours, theirs in zip(
@@ -47,6 +47,6 @@ def test_a_batch_without_learned_tokens_has_a_gradient_of_zero(monkeypatch: pyte
     lean_engine.log_probs_of_wanted(torch_functional)
     hidden, weight = torch.randn(1, 3, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
     fused = torch_functional.FusedLinearForPPO()
-    found = fused.forward(hidden, weight, torch.full((1, 3), UNLEARNED))[0]
+    found = fused.forward(hidden, weight, torch.full((1, 3), UNREAD_NO_ENTROPY))[0]
     (gradient,) = torch.autograd.grad(found.sum(), (hidden,))
     assert (gradient == 0).all()
