@@ -31,27 +31,31 @@ lint() {
   "$PYTHON" -m mypy
 }
 
-# The browser tests drive Debian's Chromium.
-ensure_chromium() {
-  type -P chromium >/dev/null && return 0
+# Installs a Debian package that tests drive: Chromium for the monitor, LibreOffice for Excel files.
+# Arguments: the program, the package
+ensure_program() {
+  type -P "$1" >/dev/null && return 0
   if [[ "$(id -u)" == 0 ]] && type -P apt-get >/dev/null; then
-    step "installing chromium"
-    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null && return 0
+    step "installing $2"
+    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y "$2" \
+      >/dev/null && return 0
   fi
-  echo "error: the browser tests need chromium: sudo apt-get install chromium" >&2
+  echo "error: the tests need $1: sudo apt-get install $2" >&2
   return 2
 }
 
-# Quick tests side by side on both cores; training runs one after another, each with both.
+# Quick and slow tests side by side on both cores; training runs one after another, each with both.
 quick_tests() {
   step "quick tests"
   "$PYTHON" -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e and not browser" tests
 }
 
 long_tests() {
+  ensure_program soffice libreoffice-calc-nogui
+  ensure_program chromium chromium
   step "slow tests"
-  "$PYTHON" -m pytest -q -m "slow and not e2e and not browser" tests
-  ensure_chromium
+  OMP_NUM_THREADS=1 "$PYTHON" -m pytest -q -n 2 --dist loadfile --durations=15 \
+    -m "slow and not e2e and not browser" tests
   step "browser tests"
   "$PYTHON" -m pytest -q -m "browser and not e2e" tests
   step "real training runs"
