@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from common.launcher import processes
 from common.watcher import stacks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,3 +152,38 @@ def test_stacks_of_a_run_also_while_a_process_is_stopped(tmp_path: Path, stop: b
     text = (tmp_path / "stacks" / "s.txt").read_text()
     assert text.startswith(f"why\n\nprocess {child.pid} ")
     assert "waits_for_nothing" in text.rpartition("Thread")[2]
+
+
+STEPS = """
+import json, pathlib, time
+with open(pathlib.Path(__file__).parent / "metrics-1.jsonl", "w", buffering=1) as log:
+    for step in range(1, 100):
+        time.sleep(2.2)
+        log.write(json.dumps({"step": step, "data": {"train/loss": 1.0}}, separators=(",", ":")) + chr(10))
+"""
+
+
+@pytest.mark.slow
+def test_a_stopped_process_is_reported_within_five_median_steps(tmp_path: Path) -> None:
+    """The same with real training: tests/e2e/test_watcher.py."""
+    folder = tmp_path / "r"
+    starter = threading.Thread(target=supervised, args=(folder, STEPS, {}))
+    starter.start()
+    beat: dict = {}
+    while beat.get("step", 0) < 3:
+        time.sleep(0.1)
+        if (folder / "heartbeat.json").exists():
+            beat = json.loads((folder / "heartbeat.json").read_text())
+    (trainer,) = [one for one in processes.tagged("r") if str(folder / "verl.py") in one.cmdline()]
+    stopped_at = time.time()
+    trainer.send_signal(signal.SIGSTOP)
+    while not list(folder.glob("stacks/*.txt")):
+        time.sleep(0.1)
+    trainer.kill()
+    starter.join(timeout=60)
+    events = [json.loads(line) for line in (folder / "watch.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["stall", "stall"]
+    assert events[0]["time"] - stopped_at <= 5 * beat["step_seconds"]
+    assert f"stopped by a signal: process {trainer.pid}" in events[1]["text"]
+    assert "<module> (" in Path(events[0]["stacks"]).read_text()
+    assert json.loads((folder / "run.json").read_text())["failure"]["kind"] == "killed"
