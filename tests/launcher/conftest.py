@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE_PYTHON = """#!{python}
 import json, os, subprocess, sys
 args = sys.argv[1:]
-if args[:2] in (["-m", "common.preflight"], ["-m", "common.preflight.verl_check"]) and "REAL_PREFLIGHT" not in os.environ:
+checks = (["-m", "common.preflight"], ["-m", "common.preflight.verl_check"])
+if args[:2] in checks and "REAL_PREFLIGHT" not in os.environ:
     sys.exit(0)  # seconds of every launch; tests/preflight runs it
 if args[:2] in (["-m", "verl.trainer.main_ppo"], ["-m", "torch.distributed.run"]):
     names = ("PYTHONPATH", "VERL_PLATFORM", "VERL_FILE_LOGGER_PATH", "WANDB_MODE", "VERL_TRAINING_RUN")
