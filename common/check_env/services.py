@@ -23,7 +23,7 @@ _TRUE = ("1", "true", "yes", "on")
 
 def ports() -> Iterator[Finding]:
     """Ports that a launch will want, and which are taken."""
-    taken = [port for port in _PORTS if not _free(port)]
+    taken = [port for port in _PORTS if not port_free(port)]
     for port in taken:
         fix = f"ss -ltnp 'sport = :{port}' shows the program; stop it or choose another port"
         yield Finding("services", f"port {port}", WARNING, f"taken; used for {_PORTS[port]}", fix)
@@ -95,7 +95,8 @@ def wandb(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("services", "wandb", WARNING, "not logged in", fix)
 
 
-def _free(port: int) -> bool:
+def port_free(port: int) -> bool:
+    """True when this machine can listen on *port*."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

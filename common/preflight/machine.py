@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from common.check_env import gpu
+from common.check_env import gpu, services
 from common.launcher import device
 
 _SHARED_FILESYSTEMS = (
@@ -31,17 +30,6 @@ _SHARED_FILESYSTEMS = (
 def existing(path: Path) -> Path:
     """*path* or the nearest folder above it that is there."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def can_listen(port: int) -> bool:
-    """True when nothing listens on *port* here."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def filesystem_of(path: Path) -> str:
@@ -84,7 +72,7 @@ class Machine:
     environment: Mapping[str, str] = field(default_factory=dict)
     importable: Callable[[str], bool] = lambda name: find_spec(name) is not None
     disk_free: Callable[[Path], int] = lambda path: shutil.disk_usage(existing(path)).free
-    port_free: Callable[[int], bool] = can_listen
+    port_free: Callable[[int], bool] = services.port_free
     filesystem: Callable[[Path], str] = filesystem_of
 
     def shared(self, path: Path) -> bool:
