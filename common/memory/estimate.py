@@ -223,6 +223,8 @@ def _on_cpu(roles: Roles, own: Runtime) -> list[Phase]:
                 found[f"{name} weights"] = local * served.weights
                 found[f"{name} working memory"] = local * served.working
                 found[f"{name} KV cache"] = local * served.kv_bytes
+        if rollout:  # its copy of a bucket of weights (common/cpu/plugin.py), whose place the heap keeps
+            found["vLLM received weights"] = local * rollout.bucket
         return found
 
     def every(parts: Parts) -> Parts:
@@ -243,7 +245,7 @@ def _on_cpu(roles: Roles, own: Runtime) -> list[Phase]:
         phases.append(phase("update_critic", held() | every(memory.update(critic))))
     phases.append(phase("update_actor", held() | every(memory.update(actor))))
     if rollout:
-        sent = {"weight transfer": local * (2 * rollout.bucket + actor.shape.largest * actor.master)}
+        sent = {"weight transfer": local * (rollout.bucket + actor.shape.largest * actor.master)}
         phases.append(phase("update_weights", held() | sent))
     written = {"state dict being written": max(memory.exported(one) for one in models)}
     phases.append(phase("save", held() | written))
