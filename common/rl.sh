@@ -176,6 +176,8 @@ rl::cpu() {
     "$a.model.use_fused_kernels=True"
     "$a.model.fused_kernel_options.impl_backend=torch"
     "$a.actor.use_torch_compile=False"
+    # Gathering weights again for the backward pass would save no memory to speak of and cost a tenth of an update.
+    "$a.actor.fsdp_config.reshard_after_forward=False"
     "$a.actor.fsdp_config.use_torch_compile=False"
     "$a.ref.fsdp_config.use_torch_compile=False"
     "+$a.actor.fsdp_config.mixed_precision={param_dtype: $dtype, reduce_dtype: float32, buffer_dtype: float32}"
@@ -202,8 +204,9 @@ rl::cpu() {
     "reward.num_workers=1"
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1"
   )
-  export VLLM_ENABLE_V1_MULTIPROCESSING=0
-  FORWARDED+=(VLLM_ENABLE_V1_MULTIPROCESSING)
+  # Ray would run workers beneath everything else (nice 15): a thread that is pushed aside holds up its partners.
+  export VLLM_ENABLE_V1_MULTIPROCESSING=0 RAY_worker_niceness="${RAY_worker_niceness:-0}"
+  FORWARDED+=(VLLM_ENABLE_V1_MULTIPROCESSING RAY_worker_niceness)
   ((NNODES == 1)) || return 0
   # Ray counts "GPUs" that stand for training processes; too few "CPUs" would hang it without a word.
   OVERRIDES+=("ray_kwargs.ray_init.num_cpus=$((16 + 4 * N_GPUS))" "+ray_kwargs.ray_init.num_gpus=$N_GPUS"
