@@ -15,6 +15,7 @@ LINE_CHARACTERS = 20_000
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 # `(WorkerDict pid=12, ip=10.0.0.1) `, `(RayTrainWorker(rank=0) pid=3) `, vLLM's `(EngineCore_DP0 pid=7) `.
 _SOURCE = re.compile(r"^\((?P<name>[A-Za-z_][^()]*?(?:\([^)]*\))?) ?pid=(?P<pid>\d+)[^)]*\) ?")
+_RAYLET = re.compile(r"^\((?P<pid>raylet|autoscaler)[^)]*\) ")
 _RANK = re.compile(r"^\[(?:rank|default)(?P<rank>\d+)\]:\s?")
 # vLLM repeats its own log prefix before every line of a traceback.
 _VLLM = re.compile(r"^(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]+\] ?")
@@ -96,7 +97,7 @@ def lines_of(text: str, cut: int = LINE_CHARACTERS) -> list[Line]:
     for number, raw in enumerate(text.split("\n"), 1):
         for part in _ANSI.sub("", raw[:cut]).split("\r"):
             source = ""
-            for pattern in (_SOURCE, _SOURCE, _RANK, _VLLM):
+            for pattern in (_SOURCE, _SOURCE, _RAYLET, _RANK, _VLLM):
                 match = pattern.match(part)
                 if match:
                     named = match.groupdict()

@@ -154,6 +154,8 @@ def _by_log(
     pattern: Pattern, root: Raised | None, errors: list[Raised], lines: list[Line], exit_code: int | None
 ) -> Failure | None:
     """The failure that *pattern* describes, if another exception, a line or the exit code says so."""
+    if pattern.alone and root and not _is_consequence(root):
+        return None
     for error in errors:
         if error is not root and (found := _by_error(pattern, error, root, errors, lines)):
             return found

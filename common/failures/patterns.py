@@ -25,6 +25,7 @@ class Pattern:
     says: str
     do: Mapping[str, str]
     anywhere: bool
+    alone: bool
     codes: tuple[int, ...]
 
     def search(self, text: str) -> re.Match[str] | None:
@@ -61,6 +62,7 @@ def _pattern(row: dict[str, Any]) -> Pattern:
         row["says"],
         do,
         bool(row.get("anywhere")),
+        bool(row.get("alone")),
         tuple(row.get("codes", ())),
     )
 

@@ -118,3 +118,12 @@ def test_a_program_that_says_itself_what_is_wrong() -> None:
     found = explain("loading\nerror: pair 3 takes 900 tokens, more than the 512 of a micro-batch\nbye\n", 2)
     assert (found.kind, found.line) == ("unknown", 2)
     assert found.error == "error: pair 3 takes 900 tokens, more than the 512 of a micro-batch"
+
+
+def test_rays_report_of_an_ended_worker_does_not_hide_an_unknown_error() -> None:
+    noise = "(raylet) A worker died or was killed while executing a task by an unexpected system error.\n"
+    assert (
+        explain(NESTED + noise + "The actor died unexpectedly before finishing this task.\n", 1).kind
+        == "unknown"
+    )
+    assert explain("The actor died unexpectedly before finishing this task.\n", 1).kind == "killed"
