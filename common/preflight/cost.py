@@ -85,7 +85,7 @@ def look(job: Job, steps: int) -> tuple[Cost, list[Finding]]:
         cost.parameters, cost.trainable = estimate.parameters, estimate.trainable
         cost.checkpoint = estimate.checkpoint_bytes
         found += list(_memory(job, cost, request))
-        if estimate.gpu_memory and estimate.kv_needed > estimate.kv_tokens > 0:
+        if job.rl and estimate.gpu_memory and estimate.kv_tokens < estimate.kv_needed:
             found.append(
                 error(
                     f"vLLM's cache would hold {estimate.kv_tokens} tokens, one sequence needs {estimate.kv_needed}: "
