@@ -1,8 +1,9 @@
 """The layers of a decoder on a CPU: fp32 matrix products through oneDNN, and less kept for the backward pass.
 
 PyTorch's fp32 matrix products go to MKL, which leaves AVX-512 unused on CPUs that are not Intel's; oneDNN, which is
-in every PyTorch build, uses it (two cores of an AMD EPYC: 400 to 450 instead of 190 to 210 GFLOP/s). And eager RMSNorm and SwiGLU keep five
-tensors per layer that are cheap to compute again. Results are those of the eager layers up to fp32 rounding.
+in every PyTorch build, uses it (two cores of an AMD EPYC: 400 to 450 instead of 190 to 210 GFLOP/s). And eager RMSNorm
+and SwiGLU keep five tensors per layer that are cheap to compute again. Results are those of the eager layers up to fp32
+rounding.
 """
 
 from __future__ import annotations
