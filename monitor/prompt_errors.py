@@ -56,5 +56,5 @@ class PromptErrors:
     def series(self) -> tuple[Int64, Float32]:
         """Steps (growing) and the count at each."""
         steps = sorted(self._by_step)
-        counts = np.maximum.accumulate([self._by_step[step] for step in steps]) if steps else []
-        return np.array(steps, dtype=np.int64), np.array(counts, dtype=np.float32)
+        counts = np.array([self._by_step[step] for step in steps], dtype=np.float32)
+        return np.array(steps, dtype=np.int64), np.maximum.accumulate(counts)
