@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,16 @@ def load_reward(spec_path: str | None, name: str, kwargs: Mapping[str, Any] | No
     return bind(label, getattr(module, name), kwargs)
 
 
+# verl scores in several threads, and a module is in sys.modules before it is whole. Reentrant: files import files.
+LOADING = threading.RLock()
+
+
 def _import_file(path: Path) -> ModuleType:
+    with LOADING:
+        return _import_once(path)
+
+
+def _import_once(path: Path) -> ModuleType:
     if not path.exists():
         raise RewardError(f"reward file {path} does not exist")
     if path.is_dir() or path.suffix != ".py":

@@ -81,21 +81,28 @@ def _ready(path: str, name: str, kwargs: Any, policy: str, parts_dir: str) -> Tr
         root = str(Path(__file__).resolve().parents[2])
         if root not in sys.path:  # verl loads this file by its path, so the package may be unknown yet
             sys.path.insert(0, root)
-        from common.reward_functions.errors import RewardError
-        from common.reward_functions.loading import load_reward
-        from common.reward_functions.training import TrainingReward, fail_run
+        from common.reward_functions.loading import LOADING
 
-        folder = Path(parts_dir) if parts_dir else None
-        try:
-            reward = load_reward(path, name, _plain(kwargs))
-        except RewardError as error:
-            fail_run({"message": str(error)}, folder)
-            raise
-        found = _READY[key] = (
-            TrainingReward(reward, policy, folder, since=_LOADED),
-            kwargs,
-        )  # kwargs: keeps its id
+        with LOADING:
+            found = _READY.get(key) or _make_ready(key, kwargs)
     return found[0]
+
+
+def _make_ready(key: tuple[str, str, str, str, int], kwargs: Any) -> tuple[TrainingReward, Any]:
+    from common.reward_functions.errors import RewardError
+    from common.reward_functions.loading import load_reward
+    from common.reward_functions.training import TrainingReward, fail_run
+
+    path, name, policy, parts_dir, _ = key
+    folder = Path(parts_dir) if parts_dir else None
+    try:
+        reward = load_reward(path, name, _plain(kwargs))
+    except RewardError as error:
+        fail_run({"message": str(error)}, folder)
+        raise
+    # kwargs: keeps its id
+    _READY[key] = (TrainingReward(reward, policy, folder, since=_LOADED), kwargs)
+    return _READY[key]
 
 
 def _plain(kwargs: Any) -> dict[str, Any]:
