@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.launcher.summary import read_metrics
 from common.preflight.finding import Finding, error, note, warning
 from common.preflight.job import Job, read_model_config
 from common.preflight.machine import existing
@@ -219,23 +220,15 @@ def earlier_time(job: Job) -> tuple[float | None, str]:
             or attempts[-1].get("host") != socket.gethostname()
         ):
             continue
-        times = [t for attempt in attempts for t in _step_times(path.parent / attempt["metrics"])]
+        times = _step_times(path.parent, before)
         if len(times) >= 3:
             return statistics.median(times[1:]), path.parent.name
     return None, ""
 
 
-def _step_times(metrics: Path) -> list[float]:
+def _step_times(folder: Path, record: dict[str, Any]) -> list[float]:
     found = []
-    try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            data = json.loads(line)["data"]
-        except (ValueError, KeyError, TypeError):
-            continue
+    for _, data in read_metrics(folder, record):
         value = next((data[name] for name in _TIMES if isinstance(data.get(name), int | float)), None)
         if value:
             found.append(float(value))
