@@ -181,9 +181,11 @@ class AfterSave:
         own["command"] = tuple(own.get("command") or ())
         self.actions = Actions(**own)
 
-    def on_save(self, trainer: Any, global_step: int, checkpoint_dir: str, **_: Any) -> None:
+    def on_save(
+        self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **_: Any
+    ) -> None:
         """Called by verl when a checkpoint is complete (not when it is still being written asynchronously)."""
-        if _.get("async_save"):
+        if async_save:
             return
         folder = Path(checkpoint_dir)
         if self.actions.keep and not self.actions.keep_best:

@@ -4,7 +4,7 @@
 # Sets GSPO_KEYS, verl's keys of the objective, and RUNNER, which plays the rounds when there are several.
 # Globals: knobs (read; those left at auto set), GSPO_KEYS, RUNNER (set), VERL_USE_EXTERNAL_MODULES (exported)
 gspo::keys() {
-  local a=actor_rollout_ref.actor estimator=grpo self_play=false
+  local a=actor_rollout_ref.actor estimator=grpo self_play=false kept
   ((SELF_PLAY_ROUNDS == 1)) || self_play=true
   [[ "$ADVANTAGE" != auto ]] || ADVANTAGE="$([[ "$self_play" == true ]] && echo preference || echo group)"
   launch::default USE_KL_LOSS "$self_play"
@@ -28,9 +28,10 @@ gspo::keys() {
     "$a.loss_agg_mode=$LOSS_AGG_MODE"
   )
   [[ "$self_play" == true || "$OPPONENT" != group ]] || return 0
+  kept="$(launch::kept)"
   # Read by rl::run.
   # shellcheck disable=SC2034
   RUNNER=("$PYTHON" -m common.launcher.rounds --run-dir "$RUN_DIR" --checkpoints "$CHECKPOINT_DIR"
-    --rounds "$SELF_PLAY_ROUNDS" --steps "$((STEPS_TOTAL / SELF_PLAY_ROUNDS))" --keep "$([[ "$(launch::kept)" == null ]] && echo 0 || echo "$KEEP_CHECKPOINTS")"
+    --rounds "$SELF_PLAY_ROUNDS" --steps "$((STEPS_TOTAL / SELF_PLAY_ROUNDS))" --keep "${kept/null/0}"
     --opponent "$OPPONENT")
 }
