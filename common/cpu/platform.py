@@ -11,6 +11,8 @@ import psutil
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
+from common.cpu.heap import give_back, resident
+
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:
     return None
@@ -26,11 +28,6 @@ def _memory_info(_device: Any = None) -> tuple[int, int]:
     return memory.available, memory.total
 
 
-def _rss(_device: Any = None) -> int:
-    """Resident bytes of this process: the nearest thing to allocated device memory."""
-    return psutil.Process().memory_info().rss
-
-
 def _device_module() -> types.ModuleType:
     """The part of ``torch.cuda`` that verl calls, answered for the host (see verl/utils/device.py)."""
     module = types.ModuleType("verl_training_cpu_device")
@@ -39,10 +36,10 @@ def _device_module() -> types.ModuleType:
         "device_count": lambda: 1,
         "current_device": lambda: torch.device("cpu"),
         "mem_get_info": _memory_info,
-        "memory_allocated": _rss,
-        "max_memory_allocated": _rss,
-        "memory_reserved": _rss,
-        "max_memory_reserved": _rss,
+        "memory_allocated": resident,
+        "max_memory_allocated": resident,
+        "memory_reserved": resident,
+        "max_memory_reserved": resident,
         "get_rng_state": torch.get_rng_state,
         "set_rng_state": torch.set_rng_state,
         "manual_seed": torch.manual_seed,
@@ -53,7 +50,7 @@ def _device_module() -> types.ModuleType:
         "stream": torch.cpu.stream,
         "synchronize": _nothing,
         "set_device": _nothing,
-        "empty_cache": _nothing,
+        "empty_cache": give_back,
         "ipc_collect": _nothing,
         "reset_peak_memory_stats": _nothing,
         "memory_stats": lambda *_a, **_k: {},
@@ -114,7 +111,7 @@ class PlatformCPU(PlatformBase):
         return None
 
     def empty_cache(self) -> None:
-        return None
+        give_back()
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         return None, None

@@ -15,7 +15,7 @@ from typing import Any
 import wrapt
 
 from common import verl_fixes  # noqa: F401  (importing it mends what is wrong on every machine)
-from common.cpu import lean_engine, platform, vllm_patches  # noqa: F401  (importing platform registers it)
+from common.cpu import heap, lean_engine, platform, vllm_patches  # noqa: F401  (importing platform registers it)
 from common.cpu.versions import require
 
 
@@ -120,6 +120,7 @@ def install() -> None:
     hook(no_pinned_offload, "verl.workers.engine.fsdp.transformer_impl")
     hook(copy_received_weights, "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
     hook(poll_often, "verl.trainer.ppo.v1.replay_buffer")
+    hook(heap.bounded_heap, "verl.workers.engine.fsdp.transformer_impl")
     hook(lean_engine.lean_model, "verl.workers.engine.fsdp.transformer_impl")
     hook(lean_engine.label_wanted, "verl.workers.engine.fsdp.transformer_impl")
     hook(lean_engine.log_probs_of_wanted, "verl.utils.experimental.torch_functional")
