@@ -11,6 +11,7 @@ from common.check_env import gpu
 from common.check_env.environment import ROOT, Stamp
 from common.check_env.finding import ERROR, OK, WARNING, Finding
 from common.install_env.flash_attn import nvcc_version
+from common.system import existing
 
 _SHM_NEEDED_GIB = {"cpu": 1.0, "gpu": 8.0}
 _DISK_NEEDED_GB = 10.0
@@ -91,7 +92,7 @@ def disk() -> Iterator[Finding]:
     places = {"outputs": ROOT / "outputs", "temporary files": Path(os.environ.get("TMPDIR", "/tmp"))}
     seen: set[int] = set()
     for name, path in places.items():
-        place = next(folder for folder in (path, *path.parents) if folder.exists())
+        place = existing(path)
         device = place.stat().st_dev
         if device in seen:
             continue

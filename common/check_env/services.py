@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.check_env.finding import ERROR, OK, WARNING, Finding
+from common.system import existing
 
 _PORTS = {
     6379: "Ray head (ray start --head)",
@@ -57,7 +58,7 @@ def hugging_face(environ: Mapping[str, str]) -> Iterator[Finding]:
     """The cache of models and data sets: place, size, whether it can be written, how downloads go."""
     home = Path(environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     cache = Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    place = existing(cache)
     if not os.access(place, os.W_OK):
         yield Finding(
             "services", "hf cache", ERROR, f"{cache} cannot be written", "set HF_HOME to a folder of yours"

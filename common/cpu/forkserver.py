@@ -14,7 +14,6 @@ and, when it ended, its wait status, four bytes each. A client that is killed ta
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cpu import vllm_patches
+from common.system import end_with_parent
 
 # Ray and what imports it (verl) stay out: it reads its worker's identity from the environment when it is imported.
 PRELOAD = (
@@ -49,7 +49,6 @@ PRELOAD = (
     "vllm.v1.worker.cpu_worker",
 )
 MAX_FILES = 253  # the kernel's limit for one message
-_PR_SET_PDEATHSIG = 1
 _FORK_SAFE_THREADS = {"jemalloc_bg_thd"}  # jemalloc starts its own anew in the child
 
 
@@ -225,8 +224,7 @@ def run(request: Request, set_by_imports: dict[str, str]) -> None:
 
 def main() -> None:
     """Entry point of ``python -m common.cpu.forkserver``."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()
     # Clients may come before the imports are done; they wait in the queue.
     server = Server(Path(sys.argv[1]))
     set_by_imports = preload()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from common.check_env.environment import PYTHONS, ROOT
 from common.install_env.options import Plan, SetupError
+from common.system import existing
 
 OWN = ROOT / ".venv"
 """The one environment that setup_env.sh makes itself, and may make anew."""
@@ -78,7 +79,7 @@ def check_machine(plan: Plan) -> None:
 def check_disk(prefix: Path, plan: Plan, fresh: bool) -> None:
     """Refuse to start what the disk cannot hold; one that is brought up to date needs 2 GB."""
     needed = NEEDED_GB["cpu" if plan.kind == "cpu" else f"gpu-{plan.engine}"] if fresh else 2
-    place = next(folder for folder in (prefix, *prefix.parents) if folder.exists())
+    place = existing(prefix)
     free = shutil.disk_usage(place).free / 1e9
     if free < needed:
         raise SetupError(
@@ -92,7 +93,7 @@ def link_mode(prefix: Path, environ: Mapping[str, str]) -> dict[str, str]:
     cache = Path(
         environ.get("UV_CACHE_DIR") or Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
     )
-    places = [next(folder for folder in (path, *path.parents) if folder.exists()) for path in (cache, prefix)]
+    places = [existing(path) for path in (cache, prefix)]
     same = places[0].stat().st_dev == places[1].stat().st_dev
     return {} if same or "UV_LINK_MODE" in environ else {"UV_LINK_MODE": "copy"}
 

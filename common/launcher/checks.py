@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.launcher import runs
 from common.launcher.errors import UserError
+from common.system import existing
 
 _GIB = 1024**3
 
@@ -278,17 +279,15 @@ def check_disk(output: Path, model: str, save: bool) -> None:
     folder = Path(model)
     weights = sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder.is_dir() else 0
     needed = max(8 * weights, _GIB) if save else _GIB // 10
-    existing = output
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    place = existing(output)
+    free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(
             f"{output} has {free / _GIB:.1f} GiB free, one checkpoint needs about {needed / _GIB:.1f} GiB: "
             "free space, or set OUTPUT_DIR to another disk"
         )
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"OUTPUT_DIR={output}: no permission to write in {existing}")
+    if not os.access(place, os.W_OK):
+        raise UserError(f"OUTPUT_DIR={output}: no permission to write in {place}")
 
 
 def wandb_mode(knobs: dict[str, str], environment: dict[str, str]) -> tuple[str, str]:

@@ -27,7 +27,8 @@ from common.launcher import processes, runs
 from common.launcher.errors import UserError, exit_with
 from common.launcher.hydra_words import quote, replaced, value_of
 from common.launcher.opponents import ensure_scores, scores_file
-from common.launcher.supervise import die_with_parent, say
+from common.launcher.supervise import say
+from common.system import end_with_parent
 
 ROUND_TAG = "VERL_TRAINING_ROUND"
 
@@ -132,7 +133,7 @@ class Rounds:
             command,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **environment, ROUND_TAG: tag},
-            preexec_fn=die_with_parent,  # noqa: PLW1509  (no thread runs)
+            preexec_fn=end_with_parent,  # noqa: PLW1509  (no thread runs)
         )
         code = child.wait()
         processes.end_tagged(tag, variable=ROUND_TAG)

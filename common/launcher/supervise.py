@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -28,13 +27,13 @@ from typing import Any, BinaryIO
 from common.launcher import processes, runs
 from common.launcher.errors import exit_with
 from common.launcher.summary import print_failure, print_summary
+from common.system import end_with_parent
 
 STOP_GRACE_SECONDS = 20.0
 WATCHER_GRACE_SECONDS = 10.0
 # The webhook's address is for the watcher alone.
 WATCHER_SECRETS = ("WATCH_WEBHOOK",)
 GPU_SAMPLE_SECONDS = 2.0
-_PR_SET_PDEATHSIG = 1
 
 
 class Stopper:
@@ -61,12 +60,6 @@ def say(text: str) -> None:
     """A line of ours, to stderr; a closed terminal is no reason to fail."""
     with contextlib.suppress(OSError):
         print(f"\n[verl_training] {text}", file=sys.stderr, flush=True)
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when the supervisor dies, even by SIGKILL (Linux)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def pump(source: BinaryIO, log: BinaryIO) -> None:
@@ -222,7 +215,7 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  (no thread runs yet)
+                preexec_fn=end_with_parent,  # noqa: PLW1509  (no thread runs yet)
             )
             stopper.command = child
             assert child.stdout is not None

@@ -12,7 +12,7 @@ from typing import Any
 from common.launcher.summary import read_metrics
 from common.preflight.finding import Finding, error, note, warning
 from common.preflight.job import Job, read_model_config
-from common.preflight.machine import existing
+from common.system import existing
 
 _GIB = 1024**3
 _MIB = 1024**2

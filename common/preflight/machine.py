@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.check_env import gpu, services
 from common.launcher import device
+from common.system import existing
 
 _SHARED_FILESYSTEMS = (
     "nfs",
@@ -25,11 +26,6 @@ _SHARED_FILESYSTEMS = (
     "wekafs",
     "glusterfs",
 )
-
-
-def existing(path: Path) -> Path:
-    """*path* or the nearest folder above it that is there."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def filesystem_of(path: Path) -> str:

@@ -10,7 +10,7 @@ from common.launcher import checks
 from common.preflight import names
 from common.preflight.finding import Finding, error, note, warning
 from common.preflight.job import Job
-from common.preflight.machine import existing
+from common.system import existing
 
 
 def check(job: Job) -> Iterator[Finding]:

@@ -8,11 +8,9 @@ question of the preflight and ends; it ends with its parent too.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -27,11 +25,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from common.preflight.names import suggest
+from common.system import end_with_parent
 
 SECONDS = 120.0
 # What verl imports and what does not read the environment that is still to come.
 _HEAVY = ("torch", "tensordict", "transformers", "ray")
-_PR_SET_PDEATHSIG = 1
 # Groups whose dataclasses the workers build; the others are read key by key.
 BUILT = (
     "actor_rollout_ref.actor",
@@ -227,8 +225,7 @@ def serve(path: Path) -> None:
 
 def main() -> None:
     """Entry point; ends with the process that started it."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()
     serve(Path(sys.argv[1]))
 
 

@@ -1,0 +1,21 @@
+"""What several parts ask of the operating system. Standard library only: the installer runs without the environment."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+def existing(path: Path) -> Path:
+    """*path* or the nearest folder above it that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the kernel to send *number* to this process when its parent ends, even by SIGKILL (Linux only)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
