@@ -107,17 +107,12 @@ engine::cpu() {
 # Hands over to a trainer on verl's engine, one process per GPU. Does not return.
 # Arguments: the trainer's module, then the method's own overrides; they win over the shared ones
 engine::run() {
-  declare -A own=()
-  local module="$1" word kept=() nodes=(--standalone)
+  local module="$1" nodes=(--standalone)
   shift
   # What verl gets wrong on every machine; the CPU plugin brings it along.
   [[ "$DEVICE" == cpu ]] || export VERL_USE_EXTERNAL_MODULES=common.verl_fixes
   engine::shared
-  for word in "$@"; do own["${word%%=*}"]=1; done
-  for word in "${OVERRIDES[@]}"; do
-    [[ -n "${own["${word%%=*}"]:-}" ]] || kept+=("$word")
-  done
   ((NNODES == 1)) || nodes=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT")
   launch::hand_over "$PYTHON" -m torch.distributed.run "${nodes[@]}" --nproc_per_node "$N_GPUS" -m "$module" \
-    --config-path "$ROOT/$METHOD" --config-name config -- "${kept[@]}" "$@"
+    --config-path "$ROOT/$METHOD" --config-name config -- "$@"
 }

@@ -195,26 +195,39 @@ launch::preflight() {
   [[ "$modes" != *' PREFLIGHT_ONLY '* ]] || exit 0
 }
 
+# Appends to a list the overrides whose Hydra keys (a.b of ++a.b=1) are not taken yet, then takes them.
+# Globals: TAKEN (read and set)
+# Arguments: the name of the list, overrides
+launch::keep_new() {
+  local -n _kept="$1"
+  local word key
+  for word in "${@:2}"; do
+    key="${word%%=*}"
+    [[ -n "${TAKEN["${key##*[+~]}"]:-}" ]] || _kept+=("$word")
+  done
+  for word in "${@:2}"; do
+    key="${word%%=*}"
+    TAKEN["${key##*[+~]}"]=1
+  done
+}
+
 # Hands over: verl's command as a supervised child, or printed for --dry-run. Does not return.
-# Overrides of ours give way to a key=value of the user for the same key.
-# Arguments: program and its fixed arguments, then --, then our overrides
+# For each key the most particular speaks: what methods share gives way to the method's own override, and that to a
+# key=value of the user.
+# Globals: OVERRIDES (what methods share)
+# Arguments: program and its fixed arguments, then --, then the method's own overrides
 launch::hand_over() {
-  local command=() key word
-  declare -A given=() # Hydra keys, as in a.b of ++a.b=1
+  local command=() own=() users=()
+  declare -gA TAKEN=()
   while [[ "$1" != -- ]]; do
     command+=("$1")
     shift
   done
   shift
-  for word in "${EXTRA[@]}"; do
-    key="${word%%=*}"
-    given["${key##*[+~]}"]=1
-  done
-  for word in "$@"; do
-    key="${word%%=*}"
-    [[ -n "${given["${key##*[+~]}"]:-}" ]] || command+=("$word")
-  done
-  command+=("${EXTRA[@]}")
+  launch::keep_new users "${EXTRA[@]}"
+  launch::keep_new own "$@"
+  launch::keep_new command "${OVERRIDES[@]}"
+  command+=("${own[@]}" "${users[@]}")
   launch::preflight "${command[@]}"
   if [[ " ${MODES[*]} " == *' DRY_RUN '* ]]; then
     launch::print_command "${command[@]}"

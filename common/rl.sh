@@ -220,13 +220,7 @@ rl::cpu() {
 # Starts verl's RL trainer with the shared keys and the method's own. Does not return.
 # Arguments: the method's overrides; they win over the shared ones
 rl::run() {
-  declare -A own=()
-  local word kept=()
   rl::shared
-  for word in "$@"; do own["${word%%=*}"]=1; done
-  for word in "${OVERRIDES[@]}"; do
-    [[ -n "${own["${word%%=*}"]:-}" ]] || kept+=("$word")
-  done
   launch::hand_over "${RUNNER[@]}" "$PYTHON" -m verl.trainer.main_ppo --config-path "$ROOT/$METHOD" --config-name config -- \
-    "${kept[@]}" "$@"
+    "$@"
 }
