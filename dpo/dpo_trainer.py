@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -205,6 +207,8 @@ class DPOTrainer(SFTTrainer):
             range(len(pairs)), key=lambda number: -batches.computed_tokens(pairs[number], self.shared)
         )
         found = torch.zeros(len(pairs), 2)
+        log = os.environ.get("VERL_FILE_LOGGER_PATH")
+        metrics = Path(log) if log and self.rank == 0 else None
         started = time.perf_counter()
         bar = self._bar(f"reference log-probs ({name})", len(pairs), "pair")
         for indices, weights in self._shares(order):
@@ -217,6 +221,8 @@ class DPOTrainer(SFTTrainer):
                 real = torch.tensor(weights) > 0
                 found[torch.tensor(indices)[real]] = sums[real]
             bar.update(min(self.global_batch_size, len(pairs) - bar.n))
+            if metrics:  # the run watcher's sign of life: this pass may take longer than any start
+                metrics.touch()
         bar.close()
         found = found.to(get_device_name())
         if dist.get_world_size() > 1:

@@ -66,6 +66,13 @@ class RunState:
         step = last_step(self.metrics)
         return None if step is None else (step, written)
 
+    def last_sign(self) -> float:
+        """When the newest attempt last touched its metrics, which the DPO trainer does before its first step too."""
+        try:
+            return self.metrics.stat().st_mtime
+        except OSError:
+            return 0.0
+
     def number(self, name: str) -> int:
         """A knob as a number, 0 where it is none."""
         try:

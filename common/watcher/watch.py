@@ -91,6 +91,8 @@ class Watch:
         if self._round() != self._known_round:  # a self-play round begins, after what was asked before it
             self.pace, self._known_round = self._new_pace(), self._round()
             self.effect = EffectCheck(self.run, self.effect.console_size())
+        if not self.pace.steps_seen:
+            self.pace.began = max(self.pace.began, self.run.last_sign())
         step = self.run.newest_step()
         fresh = step is not None and (step[0] > self.pace.step or not self.pace.steps_seen)
         if step and fresh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 
@@ -67,6 +68,21 @@ def test_a_start_that_takes_too_long(paper: Paper) -> None:
     paper.clock += 1801
     watch.tick()
     assert "stalled: start-up has taken 30 min and no second step was logged" in paper.said[0]
+
+
+def test_a_trainer_that_works_before_its_first_step_is_not_stuck(paper: Paper) -> None:
+    """DPO's reference pass over many pairs."""
+    watch = paper.start()
+    metrics = paper.folder / "metrics-1.jsonl"
+    metrics.touch()
+    for _ in range(3):
+        paper.clock += 1000
+        os.utime(metrics, (paper.clock, paper.clock))
+        watch.tick()
+    assert paper.said == []
+    paper.clock += 1801
+    watch.tick()
+    assert paper.said[0].startswith("stalled: start-up has taken 30 min")
 
 
 def test_stop_on_stall(paper: Paper, running: Running) -> None:
