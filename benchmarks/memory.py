@@ -4,9 +4,9 @@
 
 Each case is a real launch of train.sh for a few steps. Measured is its peak less what interpreters, libraries and Ray
 take, which the same launch with a model of 60,000 weights shows; estimated is `common.memory` without its part for
-them. SFT and DPO: the kernel's high-water mark of the training process (ru_maxrss); GRPO and PPO: the sum of the
-proportional set sizes of all processes, looked at every second. Weights are random where no model is bundled: memory
-does not ask what they are. Target: within 20%. Exit code 1: a miss.
+them. SFT and DPO: the kernel's high-water mark of the training process (ru_maxrss, see PEAK); GRPO and PPO: the sum
+of the proportional set sizes of all processes, looked at every second. Weights are random where no model is bundled:
+memory does not ask what they are. Target: within 20%. Exit code 1: a miss.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,16 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "grpo 135M": ("grpo", "smollm2", []),
     "ppo 135M": ("ppo", "smollm2", []),
 }
+
+# Runs a command and writes the peak of its largest process to a file, in KiB. A process takes over the high-water mark
+# of the one that started it, through exec: between us, who may be large, and the command has to be a small one.
+PEAK = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=file)
+sys.exit(code)
+"""
 
 
 @dataclass(frozen=True)
@@ -156,27 +167,31 @@ def launch(method: str, name: str, flags: list[str], folder: Path) -> tuple[int,
     """
     outputs = folder / "outputs"
     command = ["bash", str(ROOT / method / "train.sh"), "--output_dir", str(outputs), "--name", name, *flags]
-    log = folder / f"{name}.log"
+    log, peak = folder / f"{name}.log", folder / f"{name}.peak"
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", PEAK, str(peak), *command],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         seen = [0]
         ended = threading.Event()
         watcher = threading.Thread(target=_watch, args=(outputs / "logs" / method / name, ended, seen))
         watcher.start()
         try:
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+            process.wait()
         finally:
-            if process.returncode is None:  # interrupted: the run ends with us
-                process.terminate()
+            if process.poll() is None:  # interrupted: the run ends with us
+                os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
             ended.set()
             watcher.join()
     shutil.rmtree(outputs / "checkpoints", ignore_errors=True)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{log.read_text(errors='replace')[-3000:]}")
-    # Ray's processes are not our children; torchrun's are, and the kernel has noted the peak of the largest one.
-    return (seen[0] if method in ("grpo", "ppo") else usage.ru_maxrss * 1024), seen[0]
+    # Ray's processes are not its children; torchrun's are.
+    return (seen[0] if method in ("grpo", "ppo") else int(peak.read_text()) * 1024), seen[0]
 
 
 def _watch(run: Path, ended: threading.Event, seen: list[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import Run, Trainer, wait_for_step
+from .conftest import ROOT, Run, Trainer, wait_for_step
 
 pytestmark = pytest.mark.e2e
 STEPS = 30
@@ -45,17 +45,12 @@ def test_export_loads_in_transformers_and_prefers_the_chosen_answers(learned: Ru
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(train: Trainer) -> None:
+    pairs = train.output.parent / "pairs.jsonl"
+    rows = (ROOT / "dpo/data/train.jsonl").read_text().splitlines(keepends=True)
+    pairs.write_text("".join(rows[:24]))
     flags = (
-        "--steps",
-        "4",
-        "--save_freq",
-        "2",
-        "--test_freq",
-        "0",
-        "--batch_size",
-        "4",
-        "--cpu_dtype",
-        "float32",
+        *("--train_data", str(pairs), "--val_data", str(pairs), "--cpu_dtype", "float32"),
+        *("--steps", "4", "--batch_size", "4", "--save_freq", "2", "--test_freq", "0"),
     )
     whole = train("dpo", "whole", *flags).check()
     run, process = train.start("dpo", "killed", *flags)
@@ -64,7 +59,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(train: Trainer) -> None
     process.wait()
     resumed = train("dpo", "killed", "--resume", "killed").check()
     assert "resuming dpo/killed from step 2 of 4" in resumed.log
-    assert "reference log-probs of 480 train pairs: found from an earlier run" in resumed.log
+    assert "reference log-probs of 24 train pairs: found from an earlier run" in resumed.log
     for step in (1, 2, 3, 4):
         for key in ("train/loss", "train/grad_norm"):
             assert resumed.metrics[step][key] == pytest.approx(whole.metrics[step][key], rel=1e-5)

@@ -90,7 +90,7 @@ def test_nothing_is_left_running(default_run: Run) -> None:
 
 
 def test_killed_run_goes_on_with_the_same_data_order(train: Trainer, default_run: Run) -> None:
-    flags = ("--steps", "4", "--save_freq", "2", "--test_freq", "0", "--seed", "1")
+    flags = ("--steps", "4", "--n", "2", "--save_freq", "2", "--test_freq", "0", "--seed", "1")
     run, process = train.start("grpo", "killed", *flags)
     wait_for_step(run, 3, process)
     process.kill()
@@ -108,6 +108,7 @@ def test_killed_run_goes_on_with_the_same_data_order(train: Trainer, default_run
         assert resumed.prompts(step) == default_run.prompts(step), step
 
 
+@pytest.mark.matrix
 def test_lora_run_never_exports_wrong_keys(train: Trainer) -> None:
     run = train("grpo", "lora", "--smoke", "--use_lora", "--lora_rank", "8").check()
     step = run.checkpoints / "global_step_2" / "actor"

@@ -117,6 +117,7 @@ def test_killed_at_a_random_step_it_goes_on_with_the_same_losses(
     assert_same(resumed, one_process)
 
 
+@pytest.mark.matrix
 def test_resume_at_the_end_of_an_epoch(train: Trainer, tiny: list[str], one_process: Run) -> None:
     first = train(
         "sft", "epoch", *tiny, "--steps", "2", "--lr_scheduler", "constant", "--warmup_ratio", "0"
