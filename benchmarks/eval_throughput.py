@@ -24,9 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.evaluation import device
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.evaluation import device  # noqa: E402
+
 ROUNDS = 2
 EXCEL_ROWS, EXCEL_CHARACTERS = 20_000, 3_000
 

@@ -20,9 +20,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common.cpu.model import ensure_bundled_model
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.cpu.model import ensure_bundled_model  # noqa: E402
+
 RAW_TARGET, TRL_TARGET = 0.8, 0.5
 
 # What upstream's examples set and our CPU defaults change.

@@ -21,9 +21,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from common.cpu.model import ensure_bundled_model
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.cpu.model import ensure_bundled_model  # noqa: E402
+
 TARGET, PACK = 1.2, 2048
 TRL_PACKAGES = ["trl==1.16.0", "torch==2.11.0", "transformers==5.9.0"]
 _STEP = re.compile(rb"step:(\d+) - .*train/loss")

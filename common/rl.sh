@@ -79,7 +79,8 @@ rl::shared() {
   rl::reward
   rl::profiler
   rl::ray
-  [[ "$DEVICE" == gpu ]] || rl::cpu
+  # What verl gets wrong on every machine; the CPU plugin brings it along.
+  if [[ "$DEVICE" == gpu ]]; then rl::external_module common.verl_fixes; else rl::cpu; fi
 }
 
 # Lets verl import a module of ours in every process, beside what is there already.

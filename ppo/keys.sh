@@ -35,8 +35,6 @@ ppo::keys() {
   [[ -z "$REWARD_KEYS" ]] || mapfile -t -O "${#PPO_KEYS[@]}" PPO_KEYS <<<"$REWARD_KEYS"
   ppo::critic
   [[ "$REPRODUCIBLE" != true ]] || mapfile -t -O "${#PPO_KEYS[@]}" PPO_KEYS < <(rl::reproducible critic.fsdp)
-  # On the CPU the plugin loads it.
-  [[ "$DEVICE" == cpu ]] || rl::external_module common.verl_fixes
 }
 
 # The weight of the KL penalty to start with; a resumed run goes on with the one its controller had reached.

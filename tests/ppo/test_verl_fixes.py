@@ -178,6 +178,17 @@ def test_batches_come_in_the_order_of_their_prompts(monkeypatch: pytest.MonkeyPa
     assert batch.keys == ["p2_0_0", "p2_0_1", "p2_1_0", "p1_9_0", "p1_10_0"]
 
 
+def test_what_verl_says_of_every_answer_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    from verl.utils.tokenizer import continuous_token_wiring
+
+    from common.verl_fixes import say_once
+
+    say_once(continuous_token_wiring)
+    for kind in ("llama", "llama", "opt"):
+        continuous_token_wiring.infer_continuous_token_model_family(hf_model_type=kind)
+    assert [record.args[0] for record in caplog.records] == ["llama", "opt"]
+
+
 def test_kl_weight_is_written_beside_the_checkpoint(tmp_path: Path) -> None:
     from ppo.kl_state import SaveKLCoefficient
 
