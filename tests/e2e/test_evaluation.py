@@ -61,6 +61,7 @@ def test_sft_checkpoint_beats_its_base(sft_default: Run, tmp_path: Path) -> None
     assert found["fixed"] > found["broken"] and found["low"] > 0.2, found
 
 
+@pytest.mark.matrix
 def test_sft_lora_checkpoint_is_really_applied_and_beats_its_base(
     train_once: Trainer, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ def test_learns_with_other_seeds(train: Trainer, seed: str) -> None:
     assert_learned(train("grpo", f"seed{seed}", "--seed", seed, "--save_freq", "0").check())
 
 
+@pytest.mark.matrix
 def test_two_training_processes_on_one_host(train: Trainer) -> None:
     if psutil.virtual_memory().total < 20 * 1024**3:
         pytest.skip("two ranks with two rollout engines need 20 GiB of RAM")

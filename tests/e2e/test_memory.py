@@ -18,6 +18,7 @@ def near(found: float, name: str) -> None:
     assert 1 - TARGET <= found <= 1 + TARGET, f"{name}: estimated / measured = {found:.2f}"
 
 
+@pytest.mark.matrix
 def test_sft_of_the_smallest_size(tmp_path: Path) -> None:
     near(compare("sft 60M", tmp_path, programs("sft", tmp_path)[0]).ratio, "sft 60M")
 
