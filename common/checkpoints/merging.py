@@ -60,7 +60,12 @@ def run_dtype(checkpoint: Checkpoint, folder: Path) -> tuple[str, str]:
 
 
 def merge(
-    checkpoint: Checkpoint, *, lora_alpha: float | None = None, dtype: str = "auto", quiet: bool = False
+    checkpoint: Checkpoint,
+    *,
+    lora_alpha: float | None = None,
+    dtype: str = "auto",
+    quiet: bool = False,
+    unchanged: bool = False,
 ) -> Merged:
     """A folder that transformers and vLLM load; merged into the cache first where need be, then reused.
 
@@ -69,6 +74,7 @@ def merge(
         lora_alpha: instead of the recorded one.
         dtype: of the merged weights; "auto" = the precision that the run computed in.
         quiet: no line on stderr about a merge.
+        unchanged: a LoRA without effect is no error.
 
     Raises:
         CheckpointError: incomplete or damaged, a LoRA without effect, no base, no room.
@@ -86,7 +92,7 @@ def merge(
     wanted = said if dtype == "auto" else _SHORT.get(dtype, dtype)
     target = _target(checkpoint, base, wanted, lora_alpha)
     if not (target / MARK).is_file():
-        _make(checkpoint, target, base, wanted, lora_alpha, quiet)
+        _make(checkpoint, target, base, wanted, lora_alpha, quiet, unchanged)
     info = json.loads((target / MARK).read_text(encoding="utf-8"))
     return Merged(str(target), wanted, who if dtype == "auto" else "--dtype", checkpoint, info)
 
@@ -115,7 +121,13 @@ def _target(checkpoint: Checkpoint, base: str, dtype: str, alpha: float | None) 
 
 
 def _make(
-    checkpoint: Checkpoint, target: Path, base: str, dtype: str, alpha: float | None, quiet: bool
+    checkpoint: Checkpoint,
+    target: Path,
+    base: str,
+    dtype: str,
+    alpha: float | None,
+    quiet: bool,
+    unchanged: bool,
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     clear_stale(target.parent)
@@ -131,6 +143,10 @@ def _make(
             info = _from_megatron(Path(checkpoint.path), work)
         else:
             info = maker[checkpoint.kind](checkpoint, work, base, dtype, alpha)
+        if info.get("lora_modules") == 0 and not unchanged:
+            raise CheckpointError(
+                f"{checkpoint.path}: the adapter is all zeros: the model would be exactly its base"
+            )
         info |= {"source": checkpoint.path, "base": base, "seconds": round(time.monotonic() - begin, 1)}
         (work / MARK).write_text(json.dumps(info), encoding="utf-8")
         try:

@@ -63,7 +63,8 @@ def starting_model(plan: Plan, number: int) -> str:
         raise UserError(
             f"round {number} starts from {folder}, which is missing: restore it, or start a new run"
         )
-    return merge(resolve(str(folder))).path
+    # A round whose answers were all worth the same has taught an adapter nothing: the next one starts where it did.
+    return merge(resolve(str(folder)), unchanged=True).path
 
 
 def round_overrides(plan: Plan, number: int, step: int, model: str) -> dict[str, str]:

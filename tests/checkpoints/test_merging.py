@@ -97,6 +97,8 @@ def test_peft_adapter_folder(output: Path, base: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "zero")
     with pytest.raises(CheckpointError, match="all zeros: the model would be exactly its base"):
         merge(resolve(str(tmp_path / "zero")))
+    same = merge(resolve(str(tmp_path / "zero")), unchanged=True)
+    torch.testing.assert_close(logits(same.path), logits(str(base)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
