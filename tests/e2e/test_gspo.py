@@ -125,7 +125,16 @@ def test_lora_rounds_go_on_from_the_merged_model(train: Trainer, few_rows: tuple
         "def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n"
         "    return sum(letter.islower() for letter in solution_str) / 100\n"
     )
-    lora = ("--use_lora", "--lora_rank", "8", "--lr", "1e-4", "--reward_func_path", str(reward))
+    lora = (
+        "--use_lora",
+        "--lora_rank",
+        "8",
+        "--lr",
+        "1e-4",
+        "--no-preflight",
+        "--reward_func_path",
+        str(reward),
+    )
     run = train("gspo", "lora", "--smoke", *lora, *few_rows).check()
     assert sorted(step for step in run.metrics if step) == [1, 2]
     assert (run.checkpoints / "global_step_2/actor/lora_train_meta.json").is_file()
