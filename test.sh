@@ -7,7 +7,7 @@
 # All flags: ./test.sh --help, explained in docs/evaluation.md.
 set -euo pipefail
 
-root="$(cd "${BASH_SOURCE[0]%/*}" && pwd)"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=common/env.sh
 source "$root/common/env.sh"
 # shellcheck disable=SC2119 # env::ensure takes no arguments here

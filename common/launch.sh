@@ -86,7 +86,7 @@ launch::block_values() {
 # Arguments: the command line of train.sh
 launch::begin() {
   local script answer cpu=() smoke=() item flags_python=python3 caller="$PWD"
-  script="$(cd "${BASH_SOURCE[1]%/*}" && pwd)/${BASH_SOURCE[1]##*/}"
+  script="$(cd "$(dirname "${BASH_SOURCE[1]}")" && pwd)/${BASH_SOURCE[1]##*/}"
   ROOT="$(launch::root)"
   cd "$ROOT" || exit
   # shellcheck source=common/env.sh

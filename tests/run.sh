@@ -8,7 +8,7 @@
 #   tests/run.sh PATH ...  only these tests, with their markers as they are
 set -euo pipefail
 
-root="$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
 # shellcheck source=common/env.sh
 source common/env.sh
@@ -85,7 +85,7 @@ main() {
       quick_tests
       long_tests "e2e"
       ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' tests/run.sh ;;
     --*)
       echo "error: unknown flag $1 (tests/run.sh --help)" >&2
       return 2
