@@ -47,7 +47,7 @@ ensure_program() {
 # Quick and slow tests side by side on both cores; training runs one after another, each with both.
 quick_tests() {
   step "quick tests"
-  "$PYTHON" -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e and not browser" tests
+  OMP_NUM_THREADS=1 "$PYTHON" -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e and not browser" tests
 }
 
 long_tests() {

@@ -17,7 +17,7 @@ import packaging
 
 REPO = Path(__file__).resolve().parents[2]
 FILES = ("setup_env.sh", "requirements.txt", "requirements-cpu.txt", "requirements-dev.txt", "requirements")
-FILES += ("common/__init__.py", "common/env.sh", "common/check_env", "common/install_env")
+FILES += ("common/__init__.py", "common/env.sh", "common/system.py", "common/check_env", "common/install_env")
 TOOLS = ("bash", "cat", "cp", "cksum", "dirname", "python3", "env", "sh", "sleep")
 
 

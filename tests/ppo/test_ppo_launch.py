@@ -53,7 +53,7 @@ def test_adaptive_weight_goes_on_where_it_was(launch: Launcher) -> None:  # noqa
     flags = ("--kl_mode", "reward", "--kl_controller", "adaptive")
     first = keys(launch, *flags)
     assert first["trainer.checkpoint_callback_class"] == "ppo.kl_state.SaveKLCoefficient"
-    folder = launch.fake_checkpoint("x", 20, method="ppo") / "global_step_20"
+    folder = launch.fake_checkpoint("x", 10, method="ppo") / "global_step_10"
     (folder / "kl_coef.txt").write_text("0.0123\n")
     resumed = launch("--resume", "x", "--no-preflight", method="ppo")
     assert resumed.overrides["algorithm.kl_ctrl.kl_coef"] == "0.0123"
@@ -75,7 +75,7 @@ def test_gpu_machine_with_and_without_flash_attn(launch: Launcher, tmp_path: Pat
     assert done.code == 0, done.err
     packed = "critic.model.override_config.attn_implementation=sdpa"
     assert (packed in done.out) is not flash_attn
-    modules = "common.verl_fixes" if flash_attn else "common.verl_fixes,common.packed_sdpa"
+    modules = "common.verl_fixes" if flash_attn else "common.packed_sdpa,common.verl_fixes"
     assert f"VERL_USE_EXTERNAL_MODULES={modules}".replace(",", "\\,") in done.out
     assert "trainer.device" not in done.out
 
@@ -146,8 +146,8 @@ BAD = [
         "KL_CONTROLLER=adaptive steers a KL in the reward",
     ),
     (
-        ["--critic_warmup", "30"],
-        "CRITIC_WARMUP=30 of TOTAL_STEPS=30 steps: the policy would never be updated",
+        ["--critic_warmup", "20"],
+        "CRITIC_WARMUP=20 of TOTAL_STEPS=20 steps: the policy would never be updated",
     ),
     (["--critic_max_tokens_per_gpu", "20"], "CRITIC_MAX_TOKENS_PER_GPU=20 (x 1 sequence parallel) is below"),
     (
