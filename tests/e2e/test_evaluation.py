@@ -93,8 +93,8 @@ def test_pipeline_rises_at_each_stage(train: Trainer) -> None:
     """docs/pipeline.md: base -> SFT -> GRPO, each from the one before, by `last:METHOD`."""
     result = train.output / "pipeline.json"
     data = ("--train_data", "grpo/data/train.jsonl", "--val_data", "grpo/data/val.jsonl")
-    train("sft", "taught", *data, "--steps", "10", "--lr", "2e-5").check()
-    train("grpo", "polished", "--model", "last:sft", "--steps", "20", "--lr", "1e-5").check()
+    train("sft", "taught", *data, "--steps", "10").check()
+    train("grpo", "polished", "--model", "last:sft").check()
     flags = ("--compare", "smollm2", "last:sft", "last:grpo", *ADDITION)
     done = evaluate(*flags, "--output_dir", train.output, "--output_file", result)
     assert done.returncode == 0, done.stderr[-4000:]
