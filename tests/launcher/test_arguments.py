@@ -222,3 +222,13 @@ def test_wandb_is_decided_before_launch(launch: Launcher, tmp_path: Path) -> Non
     assert "secret-key-123" not in everything
     off = launch("--name", "w3", HOME=str(home), **cache)
     assert off.call["env"]["WANDB_MODE"] is None
+
+
+@pytest.mark.parametrize("script", ["grpo/train.sh", "dpo/train.sh", "test.sh", "tests/run.sh"])
+def test_started_by_its_bare_name_from_its_own_folder(script: str) -> None:
+    path = ROOT / script
+    done = subprocess.run(
+        ["bash", path.name, "--help"], cwd=path.parent, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) > 3
