@@ -131,7 +131,7 @@ launch::environment() {
   FORWARDED=(PYTHONPATH VERL_FILE_LOGGER_PATH TENSORBOARD_DIR WANDB_DIR WANDB_MODE WANDB_ENTITY VERL_PLATFORM
     VERL_USE_EXTERNAL_MODULES VERL_ENGINE_DEVICE VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND OMP_NUM_THREADS
     MALLOC_MMAP_MAX_ MALLOC_TRIM_THRESHOLD_ MALLOC_ARENA_MAX TORCHDYNAMO_DISABLE TOKENIZERS_PARALLELISM
-    HYDRA_FULL_ERROR)
+    TQ_NUM_THREADS HYDRA_FULL_ERROR)
   export VERL_FILE_LOGGER_PATH="$METRICS_FILE"
   export TENSORBOARD_DIR="$RUN_DIR/tensorboard" WANDB_DIR="$RUN_DIR" HYDRA_FULL_ERROR=1
   if [[ -n "$WANDB_MODE_CHOSEN" ]]; then
@@ -143,6 +143,8 @@ launch::environment() {
   export VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=common.cpu.plugin VERL_ENGINE_DEVICE=cuda
   export VLLM_CPU_OMP_THREADS_BIND=nobind
   export OMP_NUM_THREADS="$threads" TOKENIZERS_PARALLELISM=false
+  # TransferQueue wants 8, takes what there is, and says so at every call.
+  export TQ_NUM_THREADS="${TQ_NUM_THREADS:-$((CORES < 8 ? CORES : 8))}"
   # Keep freed memory: by default every large tensor is mapped, zeroed and unmapped again.
   export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_ARENA_MAX=2
   # vLLM would compile a few small functions at every start, which takes longer than they ever save here.

@@ -15,7 +15,7 @@ def existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Ask the kernel to send *number* to this process when its parent ends, even by SIGKILL (Linux only)."""
+def end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, even by SIGKILL (Linux only)."""
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

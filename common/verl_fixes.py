@@ -5,7 +5,7 @@
 | ``value_head`` | ``verl.utils.model.load_valuehead_model`` | no critic where flash-attn is missing |
 | ``rows_for_rewards`` | ``PPOTrainer._compute_reward_colocate`` | own rewards fail beside a colocated reward model |
 | ``start_next_epoch`` | ``CheckpointHandler._load_dataloader_state`` | a resume at an epoch's end skips an epoch |
-| ``say_once`` | loggers of two modules | a line on the console for every answer of every step |
+| ``say_once`` | ``continuous_token_wiring.logger`` | a line on the console for every answer of every step |
 """
 
 from __future__ import annotations
@@ -101,8 +101,7 @@ def say_once(module: Any) -> None:
     """Have a module's logger say each thing once.
 
     Upstream: ``verl.utils.tokenizer.continuous_token_wiring`` warns for every answer that the model's type has no
-    builder of its own, TransferQueue at every call that a machine has fewer than eight cores: two thirds of the
-    console log of GRPO's default run.
+    builder of its own: more than half of the console log of GRPO's default run.
 
     Args:
         module: an imported module with a ``logger``.
@@ -116,8 +115,7 @@ def install() -> None:
     value_head.install()
     wrapt.register_post_import_hook(rows_for_rewards, "verl.trainer.ppo.v1.trainer_base")
     wrapt.register_post_import_hook(start_next_epoch, "verl.utils.checkpoint.checkpoint_handler")
-    for name in ("verl.utils.tokenizer.continuous_token_wiring", "transfer_queue.utils.common"):
-        wrapt.register_post_import_hook(say_once, name)
+    wrapt.register_post_import_hook(say_once, "verl.utils.tokenizer.continuous_token_wiring")
 
 
 install()
