@@ -8,6 +8,7 @@ question of the preflight and ends; it ends with its parent too.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from common.preflight.names import suggest
-from common.system import end_with_parent
+from common.system import end_well, end_with_parent
 
 SECONDS = 120.0
 # What verl imports and what does not read the environment that is still to come.
@@ -226,7 +227,9 @@ def serve(path: Path) -> None:
 def main() -> None:
     """Entry point; ends with the process that started it."""
     end_with_parent()
+    gc.disable()  # what is imported stays: looking it through takes a fifth of the time
     serve(Path(sys.argv[1]))
+    end_well()
 
 
 if __name__ == "__main__":
