@@ -35,14 +35,16 @@ def write_rows(path: Path, rows: int, method: str) -> None:
             question = f"Row {number}: a shop sells {a} apples and {b} pears. {story}How many in all?"
             row = {"question": question, "answer": str(a + b)}
             if method == "dpo":
-                row = {"prompt": question, "chosen": str(a + b), "rejected": str(a - b)}
+                row = {"prompt": question, "chosen": str(a + b), "rejected": str(a + b + 1)}
             file.write(json.dumps(row) + "\n")
 
 
 def launch(method: str, data: Path, folder: Path, model: str, *flags: str) -> float:
     """Seconds of one train.sh with *flags*."""
     command = ["bash", str(ROOT / method / "train.sh"), "--device", "cpu", "--model", model, "--name", "b"]
-    command += ["--train_data", str(data), "--output_dir", str(folder / "out"), "--max_prompt_length", "256"]
+    command += ["--train_data", str(data), "--output_dir", str(folder / "out")]
+    command += ["--max_length", "320"] if method in ("sft", "dpo") else []
+    command += ["--max_prompt_length", "256"] if method != "sft" else []
     env = {**os.environ, "VERL_TRAINING_CACHE": str(folder / "cache"), "VERL_TRAINING_PYTHON": sys.executable}
     start = time.monotonic()
     done = subprocess.run([*command, *flags], env=env, capture_output=True, text=True, check=False)
