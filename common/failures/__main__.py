@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from common.failures import explain_file
+from common.failures import explain_file, explain_run
 from common.launcher import runs
 from common.launcher.errors import UserError, exit_with
 
 
-def newest_console(folder: Path) -> tuple[Path, int | None]:
-    """Console log and exit code of a run's newest attempt."""
+def newest_attempt(folder: Path) -> dict[str, Any]:
+    """A run's newest attempt, as run.json has it."""
     attempts = runs.read(folder).get("attempts") or []
     if not attempts:
         raise UserError(f"{folder}: this run was never started")
-    return folder / attempts[-1]["console"], attempts[-1].get("exit_code")
+    return dict(attempts[-1])
 
 
 def main() -> None:
@@ -28,9 +29,14 @@ def main() -> None:
     parser.add_argument("--exit-code", type=int, help="of the command, where it is known")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     own = parser.parse_args()
-    log, code = newest_console(own.log) if own.log.is_dir() else (own.log, None)
+    log = own.log
     try:
-        failure = explain_file(log, own.exit_code if own.exit_code is not None else code)
+        if log.is_dir():
+            attempt = newest_attempt(log)
+            given = {} if own.exit_code is None else {"exit_code": own.exit_code}
+            failure, log = explain_run(log, {**attempt, **given}), log / attempt["console"]
+        else:
+            failure = explain_file(log, own.exit_code)
     except OSError as error:
         raise UserError(f"{log} cannot be read: {error.strerror or error}") from None
     print(json.dumps(failure.as_dict(), ensure_ascii=False) if own.json else "\n".join(failure.lines(log)))

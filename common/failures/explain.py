@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 from common.failures import console, phases
 from common.failures.console import Line, Raised
 from common.failures.patterns import Pattern, table
+from common.reward_functions.records import read_marker
 
 SHOWN_FRAMES = 6
+REWARD_KINDS = ("reward", "reward_file")
 SEARCHED_LINES = 20_000
 # What a program says that ends by itself.
 _SAID = re.compile(r"^\s*(?:error|fatal|failed)\b", re.IGNORECASE)
@@ -105,6 +107,24 @@ def explain(text: str, exit_code: int | None = None) -> Failure:
         shown.line if isinstance(shown, Raised) else shown.number if shown else lines[-1].number,
         _end_of(root),
     )
+
+
+def explain_run(folder: Path, attempt: dict[str, Any]) -> Failure:
+    """`explain` of a run's newest attempt.
+
+    A reward that stopped the run left its words in the folder too: Ray may end before it has printed them.
+
+    Args:
+        attempt: as run.json has it.
+
+    Raises:
+        OSError: its console log cannot be read.
+    """
+    found = explain_file(folder / attempt["console"], attempt.get("exit_code"))
+    marker = read_marker(folder)
+    if marker is None or found.kind in REWARD_KINDS:
+        return found
+    return replace(explain(f"reward error: {marker['message']}"), phase=phases.REWARD, line=0)
 
 
 def _is_wrapper(error: Raised) -> bool:

@@ -357,7 +357,9 @@ def main() -> None:
         "--record", type=Path, required=True, help="where the run's record waits for its folder"
     )
     own = parser.parse_args()
-    gc.set_threshold(100_000, 20, 100)  # what is imported and read stays: looking it through takes a fifth of the time
+    gc.set_threshold(
+        100_000, 20, 100
+    )  # what is imported and read stays: looking it through takes a fifth of the time
     knobs, extra, modes = read_knobs()
     if "COMPOSE" in modes:
         answer = assumed(own.method, knobs, method_checks)

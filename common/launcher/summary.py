@@ -65,7 +65,6 @@ def lines_of(folder: Path, record: dict[str, Any]) -> list[str]:
             )
     if (record.get("stopped") or {}).get("kind") == "rule":
         lines.append(f"stopped  {record['stopped']['reason']} (STOP_ON)")
-    lines += _reward_error(folder, record)
     lines.append(f"logs     {folder}")
     lines += _model_lines(record)
     if record["state"] != runs.FINISHED:
@@ -73,16 +72,6 @@ def lines_of(folder: Path, record: dict[str, Any]) -> list[str]:
         if runs.latest_step(Path(record["checkpoint_dir"])) is not None:
             lines.append(f"go on    {record['method']}/train.sh --resume {record['run']}")
     return lines
-
-
-def _reward_error(folder: Path, record: dict[str, Any]) -> list[str]:
-    """The reward's own error, when that is what stopped this attempt (Ray prints much after it)."""
-    from common.reward_functions.records import read_marker
-
-    marker = read_marker(folder)
-    if record["state"] != "failed" or not marker:
-        return []
-    return [f"reason   the reward raised: {marker['message']}"]
 
 
 def _model_lines(record: dict[str, Any]) -> list[str]:

@@ -134,7 +134,7 @@ def stop_request(folder: Path, attempts: int) -> dict[str, Any]:
 
 def failure_of(folder: Path, attempt: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     """Why a failed attempt failed, for run.json (see common/failures)."""
-    from common.failures import Failure, explain_file
+    from common.failures import Failure, explain_run
 
     if request:
         do = "a key=value of yours may be overruled by another; else report it as an error of the launcher"
@@ -142,7 +142,7 @@ def failure_of(folder: Path, attempt: dict[str, Any], request: dict[str, Any]) -
             "effect", "verl trains with other values than it was given", "start-up", request["reason"], do
         ).as_dict()
     try:
-        return explain_file(folder / attempt["console"], attempt["exit_code"]).as_dict()
+        return explain_run(folder, attempt).as_dict()
     except OSError as error:
         return Failure("", f"the console log cannot be read: {error.strerror or error}", "", "", "").as_dict()
 
@@ -197,8 +197,11 @@ def state_of(code: int, stop_signal: int) -> str:
 
 def supervise(folder: Path, tag: str, command: list[str]) -> int:
     """Run *command* as the newest attempt of *folder*; returns the exit code to pass on."""
+    from common.reward_functions.records import drop_marker
+
     record = runs.read(folder)
     attempt = record["attempts"][-1]
+    drop_marker(folder)
     attempt.update(pid=os.getpid(), tag=tag)
     record.update(state="running", command=command, pid=os.getpid(), host=attempt["host"])
     runs.write(folder, record)

@@ -62,14 +62,9 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / MARKER) if (folder / MARKER).exists() else None
 
 
-def drop_marker_before(folder: Path, since: float) -> None:
-    """Remove a marker that an earlier attempt in the same folder left (older than `since`, Unix time)."""
-    marker = folder / MARKER
-    try:
-        if marker.stat().st_mtime < since:
-            marker.unlink()
-    except FileNotFoundError:
-        return
+def drop_marker(folder: Path) -> None:
+    """Forget the error that stopped an earlier attempt in the same folder: it would stop the next one too."""
+    (folder / MARKER).unlink(missing_ok=True)
 
 
 def read_lines(folder: Path, stem: str = PARTS) -> Iterator[dict[str, Any]]:

@@ -29,15 +29,10 @@ class TrainingReward:
         reward: the checked reward.
         error_policy: "raise" stops the run with the reward's error; "zero" scores the sample 0 and goes on.
         parts_dir: folder for the parts and errors of every sample, shared by all processes; None: no files.
-        since: Unix time; a stop marker older than this belongs to an earlier attempt.
     """
 
     def __init__(
-        self,
-        reward: BoundReward,
-        error_policy: str = "raise",
-        parts_dir: Path | None = None,
-        since: float = 0.0,
+        self, reward: BoundReward, error_policy: str = "raise", parts_dir: Path | None = None
     ) -> None:
         if error_policy not in POLICIES:
             raise RewardError(f"reward error policy '{error_policy}' is not one of {', '.join(POLICIES)}")
@@ -45,8 +40,6 @@ class TrainingReward:
         self.error_policy = error_policy
         self.parts_dir = parts_dir
         self.keys: dict[str, Any] | None = None  # part -> filler of the same type
-        if parts_dir is not None:
-            records.drop_marker_before(parts_dir, since)
         self._parts = records.Lines(parts_dir, records.PARTS) if parts_dir else None
         self._errors = records.Lines(parts_dir, records.ERRORS) if parts_dir else None
         self._told: set[str] = set()
@@ -96,7 +89,8 @@ class TrainingReward:
         }
         if self._errors is not None:
             self._errors.write(record)
-        print(f"reward error: {message}", file=sys.stderr, flush=True)
+        scored = "" if self.error_policy == "raise" else " (scored 0)"
+        print(f"reward error{scored}: {message}", file=sys.stderr, flush=True)
         if self.error_policy == "raise":
             fail_run(record, self.parts_dir)
             raise RewardError(message) from error

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from common.reward_functions.training import TrainingReward
 
-# verl loads this file when a reward worker starts: a stop marker older than that is from an earlier attempt.
-_LOADED = time.time()
 _READY: dict[tuple[str, str, str, str, int], tuple[TrainingReward, Any]] = {}
 
 
@@ -101,7 +98,7 @@ def _make_ready(key: tuple[str, str, str, str, int], kwargs: Any) -> tuple[Train
         fail_run({"message": str(error)}, folder)
         raise
     # kwargs: keeps its id
-    _READY[key] = (TrainingReward(reward, policy, folder, since=_LOADED), kwargs)
+    _READY[key] = (TrainingReward(reward, policy, folder), kwargs)
     return _READY[key]
 
 

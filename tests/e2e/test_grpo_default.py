@@ -130,8 +130,9 @@ def test_exception_in_the_reward_stops_the_run_with_that_error(
     run = train("grpo", "bad", "--smoke", "--no-preflight", "--reward_func_path", str(bad), timeout=400)
     assert run.code != 0
     assert run.record["state"] == "failed"
-    assert "reason   the reward raised: " in run.log
-    assert "the judge is out to lunch" in run.log.rpartition("reason   the reward raised: ")[2]
+    said = run.log.rpartition("failed   the reward function raised: ")[2]
+    assert "the judge is out to lunch" in said.partition("\n")[0]
+    assert run.record["failure"]["kind"] == "reward"
 
 
 @pytest.mark.matrix

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from common.failures import explain_file
+from common.failures import explain_file, explain_run
 from common.failures.patterns import table
+from common.reward_functions.records import MARKER, claim
 
 LOGS = Path(__file__).parent / "logs"
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,7 @@ CORPUS = [
     ("sft_few_rows", 1, "too_few_rows", "start-up", "ZeroDivisionError", "TRAIN_BATCH_SIZE"),
     ("rl_reward_all", 1, "reward_swallowed", "reward", "KeyError: 'difficulty'", "first error"),
     ("rl_reward_guarded", 134, "reward", "reward", "the judge is out to lunch", "dry-run"),
+    ("rl_reward_file_gone", 134, "reward_file", "reward", "my_reward.py does not exist", "REWARD_FUNC_PATH"),
     ("rl_vllm_max_len", 1, "vllm_length", "start-up", "max_position_embeddings (512)", "MAX_RESPONSE_LENGTH"),
     ("rl_vllm_kv", 1, "kv_cache", "start-up", "KV cache is needed", "GPU_MEMORY_UTILIZATION"),
     ("rl_killed", 1, "killed", "training, after step 1", "ActorDiedError", "dmesg"),
@@ -137,3 +139,19 @@ def test_from_the_shell(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(record))
     (tmp_path / "console-1.log").write_text("step:3 - a:1\n")
     assert "a process was killed from outside (training, after step 3)" in run(str(tmp_path)).stdout
+
+
+def test_the_rewards_own_words_count_where_the_log_lacks_them(tmp_path: Path) -> None:
+    attempt = {"console": "console-1.log", "exit_code": 137}
+    (tmp_path / "console-1.log").write_text("step:3 - a:1\n")
+    assert explain_run(tmp_path, attempt).kind == "killed"
+    claim(tmp_path / MARKER, {"message": "reward file /data/r.py does not exist"})
+    found = explain_run(tmp_path, attempt)
+    assert (found.kind, found.phase, found.line) == ("reward_file", "reward", 0)
+    assert "/data/r.py does not exist" in found.what
+
+
+def test_a_reward_error_that_was_scored_zero_explains_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    log.write_text("reward error (scored 0): r.py:r raised ValueError: boom\nstep:3 - a:1\n")
+    assert explain_file(log, 137).kind == "killed"

@@ -190,3 +190,18 @@ def test_running_run_is_not_resumed_and_a_killed_one_leaves_nothing(launch: Laun
     done = launch("--resume", "s")
     assert done.code == 0, done.err
     assert gone(daemon)
+
+
+def test_an_earlier_attempts_reward_error_is_forgotten(launch: Launcher) -> None:
+    fail = "import json, os, pathlib; pathlib.Path(os.environ['VERL_FILE_LOGGER_PATH']).with_name("
+    fail += (
+        "'reward_error.json').write_text(json.dumps({'message': 'r.py:r raised ValueError: boom'})); exit(1)"
+    )
+    done = launch("--name", "r", FAKE_SCRIPT=fail)
+    assert done.code == 1
+    assert "failed   the reward function raised: r.py:r raised ValueError: boom" in done.err
+    launch.fake_checkpoint("r", 15)
+    again = launch("--resume", "r", FAKE_EXIT="3")
+    assert again.code == 3
+    assert "boom" not in again.err
+    assert launch.run_json("r")["failure"]["kind"] == "unknown"

@@ -157,13 +157,6 @@ def test_missing_parts_are_filled_and_processes_agree(entry: ModuleType, user: s
     assert second.score({"solution_str": "fine"}) == {"score": 1.0, "extra": 0.0, "reward_error": 0.0}
 
 
-def test_a_marker_of_an_earlier_attempt_is_removed(tmp_path: Path) -> None:
-    records.claim(tmp_path / records.MARKER, {"message": "old"})
-    reward = TrainingReward(bind("r", lambda solution_str: 1.0), "raise", tmp_path, since=time.time() + 1)
-    assert reward.score({"solution_str": "x"})["score"] == 1.0
-    assert records.read_marker(tmp_path) is None
-
-
 def test_a_wrong_reward_in_a_run_leaves_the_marker_too(entry: ModuleType, user: str, tmp_path: Path) -> None:
     with pytest.raises(RewardError, match="has no function"):
         call(entry, "x", reward_path=user, reward_name="nothing", parts_dir=str(tmp_path))
