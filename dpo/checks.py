@@ -8,8 +8,9 @@ from typing import Any
 
 from common.launcher import checks
 from common.launcher.errors import UserError
+from dpo import pair_store
 from dpo.losses import Settings, problems
-from dpo.preference_data import Limits, PreferenceDataError, check_limits, load_pairs
+from dpo.preference_data import Limits, PreferenceDataError, check_limits
 
 
 def settings_of(knobs: dict[str, str]) -> Settings:
@@ -90,7 +91,7 @@ def usable_rows(knobs: dict[str, str], data: Any, model: str) -> int:
         for name, path in (("TRAIN_DATA", data.train), ("VAL_DATA", data.val)):
             if not path:
                 continue
-            loaded = load_pairs(path, tokenizer, limits)
+            loaded = pair_store.load(path, tokenizer, limits)
             counts.append(len(loaded.pairs))
             for note in loaded.notes:
                 print(f"note: data: {name}: {note}", file=sys.stderr)

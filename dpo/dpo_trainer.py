@@ -30,9 +30,9 @@ from verl.utils.tracking import Tracking
 from verl.workers.engine_workers import TrainingWorker, TrainingWorkerConfig
 
 from common.launcher.errors import UserError
-from dpo import batches, losses, reference, shared_prompt
+from dpo import batches, losses, pair_store, reference, shared_prompt
 from dpo.engine import MODEL_TYPE, answer_sums, means, metric_sums, preference_loss
-from dpo.preference_data import Limits, Pair, PreferenceDataError, check_limits, load_pairs
+from dpo.preference_data import Limits, Pair, PreferenceDataError, check_limits
 
 
 class DPOTrainer(SFTTrainer):
@@ -84,7 +84,7 @@ class DPOTrainer(SFTTrainer):
 
     def _load(self, path: str) -> list[Pair]:
         try:
-            loaded = load_pairs(path, self.model_config.tokenizer, self.limits)
+            loaded = pair_store.load(path, self.model_config.tokenizer, self.limits)
         except PreferenceDataError as problem:
             raise UserError(str(problem)) from None
         if self.rank == 0:
