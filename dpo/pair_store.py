@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def _write(target: Path, found: Pairs) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def tokens(lists: list[list[int]], kind: pa.DataType) -> pa.Array:
+    def tokens(lists: Sequence[Sequence[int]], kind: pa.DataType) -> pa.Array:
         return pa.array(lists, pa.list_(kind))
 
     columns = {

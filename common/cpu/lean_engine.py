@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.cpu import lean_layers
+from common.cpu import lean_layers, lean_lora
 
 # Labels of rows that nobody reads, where the others need log-probs and entropies, and where log-probs alone.
 UNREAD, UNREAD_NO_ENTROPY = -100, -101
@@ -136,16 +136,21 @@ def log_probs_of_wanted(torch_functional: Any) -> None:
 
 
 def lean_model(transformer_impl: Any) -> None:
-    """Build every model with the layers of common/cpu/lean_layers.py.
+    """Build every model with the layers of common/cpu/lean_layers.py, and its adapters with lean_lora.py's.
 
-    Upstream: ``FSDPEngine._build_module``.
+    Upstream: ``FSDPEngine._build_module``, ``_build_lora_module``.
     """
     engine = transformer_impl.FSDPEngine
-    original = engine._build_module
+    original, with_adapters = engine._build_module, engine._build_lora_module
 
     def build_module(self: Any) -> Any:
         module = original(self)
         lean_layers.install(module)
         return module
 
-    engine._build_module = build_module
+    def build_lora_module(self: Any, module: Any) -> Any:
+        wrapped = with_adapters(self, module)
+        lean_lora.install(wrapped)
+        return wrapped
+
+    engine._build_module, engine._build_lora_module = build_module, build_lora_module

@@ -36,12 +36,16 @@ def layer_bytes(engine: Engine) -> int:
         attention += c * (query + key)
     if shape.qk_norm:
         attention += (query + key) * (4 + (0 if exact else c))
-    return 2 * norm + attention + _mlp(shape, c, lean)
+    return 2 * norm + attention + _mlp(shape, c, lean, again=exact and not engine.adapter)
 
 
-def _mlp(shape: Shape, compute: int, lean: bool) -> int:
-    """SwiGLU keeps gate, silu(gate), up and their product; the lean one gate and up (and the product in bf16)."""
-    kept = 4 if not lean else 2 if compute == 4 else 3
+def _mlp(shape: Shape, compute: int, lean: bool, again: bool) -> int:
+    """SwiGLU keeps gate, silu(gate), up and their product; the lean one gate and up.
+
+    Args:
+        again: the lean one makes their product again; not in bf16, nor where an adapter reads it.
+    """
+    kept = 4 if not lean else 2 if again else 3
     if not shape.moe_layers:
         return kept * compute * shape.ffn
     # Each token goes through `active` experts, which take their own copy of it and give one back.

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.cpu import lean_layers
+from common.cpu import lean_layers, lean_lora
 from common.memory.activations import layer_bytes
 from common.memory.architecture import read_shape
 from common.packed_attention import packed_attention, packed_mask
@@ -64,8 +65,10 @@ def saved_bytes(model: Any, autocast: bool) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def real_layer(family: str, more: dict[str, Any], compute: int, lean: bool) -> tuple[float, Any]:
-    """Bytes per token of one layer: the difference that two more layers make."""
+def real_layer(
+    family: str, more: dict[str, Any], compute: int, lean: bool, rank: int = 0
+) -> tuple[float, Any]:
+    """Bytes per token of one layer, with adapters of *rank* or none: the difference that two more layers make."""
     found = {}
     for layers in (1, 3):
         config = AutoConfig.for_model(family, **{**SMALL, **more, "num_hidden_layers": layers})
@@ -73,6 +76,14 @@ def real_layer(family: str, more: dict[str, Any], compute: int, lean: bool) -> t
         model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype).train()
         if lean:
             lean_layers.install(model)
+        if rank:
+            model = get_peft_model(
+                model, LoraConfig(r=rank, target_modules="all-linear"), autocast_adapter_dtype=False
+            )
+            if lean:
+                lean_lora.install(model)
+            model = model.base_model.model
+            model.enable_input_require_grads()
         found[layers] = saved_bytes(model, compute == 2)
     return (found[3] - found[1]) / 2 / TOKENS, read_shape(config.to_dict())
 
@@ -84,3 +95,13 @@ def test_a_layer_saves_what_is_counted(family: str, more: dict[str, Any], comput
     real, shape = real_layer(family, more, compute, lean)
     said = layer_bytes(SimpleNamespace(shape=shape, compute=compute, lean=lean, adapter=0))  # type: ignore[arg-type]
     assert said == pytest.approx(real, rel=0.05 if shape.experts else 0.01)
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["eager", "lean"])
+@pytest.mark.parametrize("compute", [4, 2], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_a_layer_with_adapters_saves_what_is_counted(family: str, compute: int, lean: bool) -> None:
+    real, shape = real_layer(family, {}, compute, lean, rank=8)
+    said = layer_bytes(SimpleNamespace(shape=shape, compute=compute, lean=lean, adapter=1))  # type: ignore[arg-type]
+    low_rank = compute * 8 * 7  # what every lora_A gives; `saved` counts it by the adapter's weights
+    assert said + low_rank == pytest.approx(real, rel=0.01)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.cpu import lean_layers
+from common.cpu import lean_layers, lean_lora
 from common.memory import engine_memory, read_shape
 from common.memory.settings import Engine, Lengths, engine
 
@@ -44,10 +45,10 @@ def live_peak(work: Any) -> int:
     return most
 
 
-def counted(config: Any, checkpointing: bool) -> Engine:
+def counted(config: Any, checkpointing: bool, rank: int) -> Engine:
     return engine(
         read_shape(config.to_dict()),
-        {"use_fused_kernels": True, "enable_gradient_checkpointing": checkpointing},
+        {"use_fused_kernels": True, "enable_gradient_checkpointing": checkpointing, "lora_rank": rank},
         {"mixed_precision": {"param_dtype": "float32"}},
         Lengths(TOKENS, TOKENS, 1), ranks=1, local_ranks=1, cpu=True, head="",
         train=(TOKENS, None), infer=(TOKENS, None),
@@ -55,34 +56,38 @@ def counted(config: Any, checkpointing: bool) -> Engine:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("tied", [True, False])
-def test_an_update_takes_what_is_counted(tied: bool, checkpointing: bool, mesh: Any) -> None:
+@pytest.mark.parametrize(("tied", "rank"), [(True, 0), (False, 0), (True, 16)])
+def test_an_update_takes_what_is_counted(tied: bool, rank: int, checkpointing: bool, mesh: Any) -> None:
     config = AutoConfig.for_model("llama", **SHAPE, tie_word_embeddings=tied)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
     lean_layers.install(model)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
-    def loss(self: Any, ids: Any) -> Any:
-        hidden = self.model(input_ids=ids, use_cache=False)[0][0]
+    def loss(self: Any, input_ids: Any, **_: Any) -> Any:
+        hidden = self.model(input_ids=input_ids, use_cache=False)[0][0]
         every = torch.log_softmax(self.lm_head(hidden), dim=-1)
-        return -every.gather(-1, ids[0].unsqueeze(-1)).mean()
+        return -every.gather(-1, input_ids[0].unsqueeze(-1)).mean()
 
     model.forward = types.MethodType(loss, model)
     # As verl.utils.fsdp_utils.apply_fsdp2 wraps it.
-    for module in [*model.model.layers, *([] if tied else [model.model.embed_tokens, model.lm_head])]:
+    own_units = [*model.model.layers, *([] if tied else [model.model.embed_tokens, model.lm_head])]
+    if rank:
+        model = get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear"))
+        lean_lora.install(model)
+    for module in own_units:
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
     ids = torch.randint(2, SHAPE["vocab_size"], (1, TOKENS), generator=torch.Generator().manual_seed(0))
 
     def step() -> None:
-        model(ids).backward()
+        model(input_ids=ids).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     step()  # AdamW makes its moments in the first one
-    own = counted(config, checkpointing)
+    own = counted(config, checkpointing, rank)
     said = sum(engine_memory.update(own).values())
     assert said == pytest.approx(live_peak(step), rel=0.06)
     held = sum(
