@@ -68,6 +68,7 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "sft 135M, LoRA": ("sft", "smollm2", ["--use_lora"]),
     "sft 135M, bfloat16": ("sft", "smollm2", ["--cpu_dtype", "bfloat16"]),
     "dpo 135M": ("dpo", "smollm2", []),
+    "dpo 135M, bfloat16": ("dpo", "smollm2", ["--cpu_dtype", "bfloat16"]),
     "dpo 135M, LoRA": ("dpo", "smollm2", ["--use_lora"]),
     "grpo 135M": ("grpo", "smollm2", []),
     "grpo 135M, LoRA": ("grpo", "smollm2", ["--use_lora"]),
