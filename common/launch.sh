@@ -178,7 +178,7 @@ launch::import_verl() {
   VERL_SOCKET="" VERL_IMPORTER=""
   if launch::no_preflight || [[ "$TASK" != rl && ${#EXTRA[@]} -eq 0 ]]; then return 0; fi
   VERL_SOCKET="$1"
-  "$PYTHON" -m common.preflight.verl_check "$VERL_SOCKET" </dev/null >/dev/null 2>&1 &
+  "$PYTHON" -m common.preflight.verl_check "$VERL_SOCKET" "$$" </dev/null >/dev/null 2>&1 &
   VERL_IMPORTER=$!
 }
 

@@ -18,10 +18,16 @@ def existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def end_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, even by SIGKILL (Linux only)."""
+def end_with_parent(parent: int) -> None:
+    """Ask the kernel to end this process when its parent ends, even by SIGKILL (Linux only).
+
+    Args:
+        parent: its process id; where that has ended already, so does this process, with exit code 143.
+    """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGTERM)
 
 
 def end_well() -> NoReturn:

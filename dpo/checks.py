@@ -8,9 +8,10 @@ from typing import Any
 
 from common.launcher import checks
 from common.launcher.errors import UserError
+from common.launcher.token_data import of_sample
 from dpo import pair_store
 from dpo.losses import Settings, problems
-from dpo.preference_data import Limits, PreferenceDataError, check_limits
+from dpo.preference_data import Limits, PreferenceDataError, check_limits, load_pairs
 
 
 def settings_of(knobs: dict[str, str]) -> Settings:
@@ -73,14 +74,17 @@ def _model(name: str) -> str:
     return checks.check_model(resolve_model_path(name))
 
 
-def usable_rows(knobs: dict[str, str], data: Any, model: str) -> int:
+def usable_rows(knobs: dict[str, str], data: Any, model: str, sampled: bool) -> int:
     """Training pairs that are left once they are tokenized; notes go to stderr.
+
+    Args:
+        sampled: of a large file that was not tokenized yet a sample will do, as nothing is started.
 
     Raises:
         UserError: pairs that the policies do not allow to leave out, or a reference of another vocabulary.
     """
     from common.data_utils.errors import DataError
-    from common.data_utils.lengths import load_tokenizer
+    from common.data_utils.lengths import load_tokenizer, stride
 
     limits = limits_of(knobs)
     if check_limits(limits):
@@ -88,11 +92,19 @@ def usable_rows(knobs: dict[str, str], data: Any, model: str) -> int:
     counts = []
     try:
         tokenizer = load_tokenizer(model)
-        for name, path in (("TRAIN_DATA", data.train), ("VAL_DATA", data.val)):
+        for name, path, rows in (
+            ("TRAIN_DATA", data.train, data.train_rows),
+            ("VAL_DATA", data.val, data.val_rows),
+        ):
             if not path:
                 continue
-            loaded = pair_store.load(path, tokenizer, limits)
-            counts.append(len(loaded.pairs))
+            every = stride(rows) if sampled and not pair_store.known(path, tokenizer, limits) else 1
+            if every == 1:
+                loaded, looked = pair_store.load(path, tokenizer, limits), rows
+            else:
+                loaded, looked = load_pairs(path, tokenizer, limits, every), -(-rows // every)
+                print(f"note: data: {of_sample(name, looked, rows)}", file=sys.stderr)
+            counts.append(rows * len(loaded.pairs) // looked)
             for note in loaded.notes:
                 print(f"note: data: {name}: {note}", file=sys.stderr)
         if knobs["REF_MODEL_PATH"]:

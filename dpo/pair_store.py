@@ -39,6 +39,11 @@ def load(path: str | Path, tokenizer: Any, limits: Limits) -> Pairs:
     return found
 
 
+def known(path: str | Path, tokenizer: Any, limits: Limits) -> bool:
+    """True where `load` would find an earlier call's file."""
+    return _file(Path(path), fingerprint(tokenizer), limits).is_file()
+
+
 def fingerprint(tokenizer: Any) -> str:
     """Digest of all that decides a fast tokenizer's tokens, its chat template included; "" for a slow one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -6,13 +6,13 @@ tools. An answer is tokenized on its own behind its prompt, as the model meets i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from common.data_utils.lengths import render
+from common.data_utils.lengths import numbered, render
 from common.data_utils.verl_rows import restore
 
 SIDES = ("chosen", "rejected")
@@ -162,7 +162,7 @@ def render_pair(tokenizer: Any, row: dict) -> tuple[str, dict[str, list[tuple[st
         raise PreferenceDataError(f"the chat template refuses it: {reason}") from None
 
 
-def _read(path: str | Path) -> Iterator[tuple[int, dict]]:
+def _read(path: str | Path, every: int) -> Iterator[tuple[int, dict]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -173,11 +173,9 @@ def _read(path: str | Path) -> Iterator[tuple[int, dict]]:
                 f"{', '.join(file.schema_arrow.names)}): convert it with python -m common.data_utils convert "
                 "--task preference"
             )
-        number = 0
-        for batch in file.iter_batches(batch_size=_BATCH):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, restore(row)
+    for batch in numbered(Path(path), every):
+        for number, row in batch:
+            yield number, restore(row)
 
 
 def _answer(ids: Iterator[list[int]], pieces: list[tuple[str, bool]]) -> Answer:
@@ -190,8 +188,8 @@ def _answer(ids: Iterator[list[int]], pieces: list[tuple[str, bool]]) -> Answer:
     return Answer(found, learned)
 
 
-def tokenize(path: str | Path, tokenizer: Any, findings: _Findings, say: Callable[[int], None]) -> list[Pair]:
-    """All pairs of a Parquet file that the template accepts, in the file's order."""
+def tokenize(path: str | Path, tokenizer: Any, findings: _Findings, every: int = 1) -> list[Pair]:
+    """All pairs (each *every*-th) of a Parquet file that the template accepts, in the file's order."""
     pairs: list[Pair] = []
     waiting: list[tuple[int, dict[str, list[tuple[str, bool]]]]] = []
     texts: list[str] = []
@@ -206,9 +204,8 @@ def tokenize(path: str | Path, tokenizer: Any, findings: _Findings, say: Callabl
         )
         waiting.clear()
         texts.clear()
-        say(pairs[-1].row)
 
-    for number, row in _read(path):
+    for number, row in _read(path, every):
         try:
             head, sides, left_out = render_pair(tokenizer, row)
         except PreferenceDataError as problem:
@@ -247,19 +244,17 @@ def _usable(pair: Pair, whole: Pair, findings: _Findings) -> bool:
     return True
 
 
-def load_pairs(
-    path: str | Path, tokenizer: Any, limits: Limits, say: Callable[[int], None] = lambda _: None
-) -> Pairs:
+def load_pairs(path: str | Path, tokenizer: Any, limits: Limits, every: int = 1) -> Pairs:
     """The pairs of a Parquet file, within the limits.
 
     Args:
-        say: called with the number of rows read so far.
+        every: look at each *every*-th row only.
 
     Raises:
         PreferenceDataError: pairs that the policies do not allow to leave out or cut, or none is left.
     """
     findings = _Findings()
-    read = tokenize(path, tokenizer, findings, say)
+    read = tokenize(path, tokenizer, findings, every)
     unusable = [what for what in findings.rows if what.startswith("cannot be used")]
     total = len(read) + sum(len(findings.rows[what]) for what in unusable)
     too_long = f"are longer than MAX_LENGTH={limits.max_length} tokens"

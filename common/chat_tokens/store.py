@@ -12,12 +12,11 @@ from typing import Any
 from common.chat_tokens import turns
 from common.data_utils.atomic import temp_beside, write_text
 from common.data_utils.errors import DataError
-from common.data_utils.lengths import load_tokenizer
+from common.data_utils.lengths import load_tokenizer, numbered
 from common.data_utils.records import Row
 from common.data_utils.verl_rows import restore
 
 TRUNCATIONS = ("error", "drop", "cut")
-_BATCH = 512
 _SHOWN = 5
 
 
@@ -85,11 +84,12 @@ def _stamp(settings: Settings) -> list[Any]:
     return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in names if p.is_file()]
 
 
-def tokenize(path: Path, settings: Settings) -> tuple[Path, Counts]:
+def tokenize(path: Path, settings: Settings, every: int = 1) -> tuple[Path | None, Counts]:
     """The token file of *path* and its counts, made now or found beside it.
 
     Args:
         path: Parquet file in verl's SFT schema; its folder takes the result.
+        every: above 1, where no file is there yet, each *every*-th row is looked at and none is made (None).
 
     Raises:
         DataError: rows that cannot be learned or, with truncation "error", are too long: a line each.
@@ -108,17 +108,28 @@ def tokenize(path: Path, settings: Settings) -> tuple[Path, Counts]:
             f"tokenizer {settings.tokenizer}: has no fast version, which the loss mask is made with"
         )
     counts = Counts()
+    samples = _samples(path, tokenizer, settings, counts, every)
+    if every > 1:
+        for _ in samples:
+            pass
+        _refuse(counts)
+        return None, counts
     temporary = temp_beside(target)
     try:
-        _write(temporary, _samples(path, tokenizer, settings, counts))
-        if counts.problems:
-            more = len(counts.problems) - _SHOWN
-            raise DataError(*counts.problems[:_SHOWN], *([f"... and {more} more rows"] if more > 0 else []))
+        _write(temporary, samples)
+        _refuse(counts)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     write_text(memo, json.dumps(asdict(counts)))
     return target, counts
+
+
+def _refuse(counts: Counts) -> None:
+    """Raise DataError for rows that cannot be learned."""
+    if counts.problems:
+        more = len(counts.problems) - _SHOWN
+        raise DataError(*counts.problems[:_SHOWN], *([f"... and {more} more rows"] if more > 0 else []))
 
 
 def _with_template(settings: Settings) -> Any:
@@ -141,32 +152,29 @@ def _write(target: Path, batches: Iterator[list[tuple[list[int], list[int]]]]) -
 
 
 def _samples(
-    path: Path, tokenizer: Any, settings: Settings, counts: Counts
+    path: Path, tokenizer: Any, settings: Settings, counts: Counts, every: int
 ) -> Iterator[list[tuple[list[int], list[int]]]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH):
-            texts: list[turns.Rendered] = []
-            rows: list[tuple[int, Row]] = []
-            for stored in batch.to_pylist():
-                counts.rows += 1
-                row = restore(stored)
-                try:
-                    found = _texts(tokenizer, row, settings)
-                except turns.TurnsError as problem:
-                    counts.problems.append(f"{_place(path, counts.rows, row)}: {problem}")
-                    continue
-                counts.unseen_tools += any(name not in found[-1].text for name in _tools(row))
-                texts += found
-                rows += [(counts.rows, row)] * len(found)
-            kept = []
-            encoded = turns.encode(tokenizer, texts) if texts else []
-            for (number, row), sample in zip(rows, encoded, strict=True):
-                fitting = _fit(sample, settings, counts, _place(path, number, row))
-                if fitting is not None:
-                    kept.append(fitting)
-            yield kept
+    for batch in numbered(path, every):
+        texts: list[turns.Rendered] = []
+        rows: list[tuple[int, Row]] = []
+        for number, stored in batch:
+            counts.rows += 1
+            row = restore(stored)
+            try:
+                found = _texts(tokenizer, row, settings)
+            except turns.TurnsError as problem:
+                counts.problems.append(f"{_place(path, number, row)}: {problem}")
+                continue
+            counts.unseen_tools += any(name not in found[-1].text for name in _tools(row))
+            texts += found
+            rows += [(number, row)] * len(found)
+        kept = []
+        encoded = turns.encode(tokenizer, texts) if texts else []
+        for (number, row), sample in zip(rows, encoded, strict=True):
+            fitting = _fit(sample, settings, counts, _place(path, number, row))
+            if fitting is not None:
+                kept.append(fitting)
+        yield kept
 
 
 def _texts(tokenizer: Any, row: Row, settings: Settings) -> list[turns.Rendered]:

@@ -224,7 +224,7 @@ def run(request: Request, set_by_imports: dict[str, str]) -> None:
 
 def main() -> None:
     """Entry point of ``python -m common.cpu.forkserver``."""
-    end_with_parent()
+    end_with_parent(int(sys.argv[2]))
     # Clients may come before the imports are done; they wait in the queue.
     server = Server(Path(sys.argv[1]))
     set_by_imports = preload()

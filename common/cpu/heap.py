@@ -31,9 +31,10 @@ def give_back(_device: Any = None) -> None:
 def bounded_heap(transformer_impl: Any) -> None:
     """Return freed heap before the first training batch, and after a step when the process has grown by a fifth.
 
-    What reading the model and asking the reference left free is of the wrong sizes for training. Upstream:
-    ``FSDPEngine.optimizer_zero_grad``, which begins a batch, and ``optimizer_step``. verl's own ``empty_cache`` comes once a step in RL, in SFT only when it
-    validates or saves. At every step it would cost time: 25 steps of SFT took 95 and 99 s without, 101 and 126 s so.
+    What reading the model and asking the reference left free is of the wrong sizes for training.
+    Upstream: ``FSDPEngine.optimizer_zero_grad``, which begins a batch, and ``optimizer_step``. verl's own
+    ``empty_cache`` comes once a step in RL, in SFT only when it validates or saves. At every step it would cost time:
+    25 steps of SFT took 95 and 99 s without, 101 and 126 s so.
     """
     engine = transformer_impl.FSDPEngine
     original, begin = engine.optimizer_step, engine.optimizer_zero_grad

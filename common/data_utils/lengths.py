@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,24 @@ from common.data_utils.verl_rows import restore, restore_turns
 _BATCH = 256
 SAMPLE = 1024
 EXACT_UP_TO = 20_000
+
+
+def stride(rows: int) -> int:
+    """Every how many rows are looked at where a sample will do: all up to `EXACT_UP_TO`, else about 4 x `SAMPLE`."""
+    return rows // (4 * SAMPLE) if rows > EXACT_UP_TO else 1
+
+
+def numbered(path: Path, every: int, columns: list[str] | None = None) -> Iterator[list[tuple[int, Row]]]:
+    """(row number from 1, stored row) of each *every*-th row of a Parquet file, batch by batch."""
+    import pyarrow.parquet as pq
+
+    position = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+            taken = range(-position % every, len(batch), every)
+            rows = (batch if every == 1 else batch.take(list(taken))).to_pylist() if taken else []
+            yield [(position + place + 1, row) for place, row in zip(taken, rows, strict=True)]
+            position += len(batch)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -128,8 +146,7 @@ def overlong(
 
     loaded = load_tokenizer(tokenizer)
     if task == "rl" and max_prompt is not None:
-        rows = pq.read_metadata(path).num_rows
-        every = rows // (4 * SAMPLE) if rows > EXACT_UP_TO else 1
+        every = stride(pq.read_metadata(path).num_rows)
         counts = prompt_lengths(path, loaded, max_prompt, every)
         if every > 1 and (counts["over_prompt"] or counts["refused"]):
             counts = prompt_lengths(path, loaded, max_prompt)
@@ -179,22 +196,18 @@ def prompt_lengths(path: Path, tokenizer: Any, max_prompt: int, every: int = 1) 
                 sample.append(len(ids))
         waiting.clear()
 
-    with pq.ParquetFile(path) as file:
-        step = max(1, file.metadata.num_rows // every // SAMPLE)
-        position = 0
-        for batch in file.iter_batches(batch_size=_BATCH, columns=["prompt"]):
-            stored = batch.column(0).to_pylist()[-position % every :: every]
-            position += len(batch)
-            for text in _texts(tokenizer, [restore_turns(turns) for turns in stored]):
-                result["rows"] += 1
-                result["refused"] += text is None
-                drawn = (result["rows"] - 1) % step == 0
-                if text is not None and (drawn or not text.isascii() or len(text) >= max_prompt):
-                    waiting.append((text, drawn))
-            if len(waiting) >= SAMPLE:
-                tokenize()
-        if waiting:
+    step = max(1, pq.read_metadata(path).num_rows // every // SAMPLE)
+    for batch in numbered(path, every, ["prompt"]):
+        for text in _texts(tokenizer, [restore_turns(row["prompt"]) for _, row in batch]):
+            result["rows"] += 1
+            result["refused"] += text is None
+            drawn = (result["rows"] - 1) % step == 0
+            if text is not None and (drawn or not text.isascii() or len(text) >= max_prompt):
+                waiting.append((text, drawn))
+        if len(waiting) >= SAMPLE:
             tokenize()
+    if waiting:
+        tokenize()
     sample.sort()
     last = len(sample) - 1
     return {

@@ -176,11 +176,12 @@ def plan(
     model = collector.run(prepare_model, knobs) or ""
     data = collector.run(prepare_data, knobs, task, model)
     sft = task == "sft" and data and model
-    tokens = collector.run(token_data.prepare, knobs, data, model, extra) if sft else None
+    sampled = "PREFLIGHT_ONLY" in modes
+    tokens = collector.run(token_data.prepare, knobs, data, model, extra, sampled) if sft else None
     own = method_checks(method)
     rows = tokens.rows if tokens else usable_rows(data) if data else 10**9
     if data and model and hasattr(own, "usable_rows") and "NO_PREFLIGHT" not in modes:
-        rows = collector.run(own.usable_rows, knobs, data, model) or rows
+        rows = collector.run(own.usable_rows, knobs, data, model, sampled) or rows
     if task in engine_checks.UNITS:
         collector.problems += engine_checks.check_batches(knobs, task, rows) + engine_checks.check_nodes(
             knobs
@@ -312,7 +313,7 @@ def method_checks(method: str) -> Any:
 
     It holds ``prepare(knobs, run_dir)``, which returns more values for the shell (they win over knobs of the same
     name) or raises UserError, and may hold ``score_own_rows(knobs, data)``, one line per problem of the reward, and
-    ``usable_rows(knobs, data, model)``, the training rows that are left once the method has looked at them.
+    ``usable_rows(knobs, data, model, sampled)``, the training rows that are left once the method has looked at them.
     """
     return import_module(f"{method}.checks") if (ROOT / method / "checks.py").is_file() else None
 

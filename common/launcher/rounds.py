@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -134,7 +135,7 @@ class Rounds:
             command,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **environment, ROUND_TAG: tag},
-            preexec_fn=end_with_parent,  # noqa: PLW1509  (no thread runs)
+            preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509  (no thread runs)
         )
         code = child.wait()
         processes.end_tagged(tag, variable=ROUND_TAG)

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -160,7 +161,7 @@ def fork_server(folder: Path) -> Iterator[None]:
     ):
         path = os.environ["VERL_TRAINING_FORK_SOCKET"] = str(Path(place) / "fork")
         server = subprocess.Popen(
-            [sys.executable, "-m", "common.cpu.forkserver", path],
+            [sys.executable, "-m", "common.cpu.forkserver", path, str(os.getpid())],
             # A BLAS thread would not survive a fork.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
@@ -218,7 +219,7 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_parent,  # noqa: PLW1509  (no thread runs yet)
+                preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509  (no thread runs yet)
             )
             stopper.command = child
             assert child.stdout is not None

@@ -33,7 +33,9 @@ class TokenData:
     counts: dict[str, Any]
 
 
-def prepare(knobs: dict[str, str], data: Any, model: str, extra: list[str]) -> TokenData:
+def prepare(
+    knobs: dict[str, str], data: Any, model: str, extra: list[str], sampled: bool = False
+) -> TokenData:
     """Tokenize training and validation rows (cached); tell what was cut or left out.
 
     Rows with images, videos or audio go to upstream's dataset, which loads them.
@@ -41,12 +43,14 @@ def prepare(knobs: dict[str, str], data: Any, model: str, extra: list[str]) -> T
     Args:
         data: ``common.data_utils.Prepared`` for the task "sft".
         model: folder or hub id whose tokenizer and chat template are used.
+        sampled: of large files that were not tokenized yet a sample will do, as nothing is started.
 
     Raises:
         UserError: rows that cannot be learned or are too long, a line each.
     """
     from common.chat_tokens.store import Settings, tokenize
     from common.data_utils.errors import DataError
+    from common.data_utils.lengths import stride
 
     if _has_media(Path(data.train)):
         if knobs["TRUNCATION"] == "drop":
@@ -64,10 +68,20 @@ def prepare(knobs: dict[str, str], data: Any, model: str, extra: list[str]) -> T
         thinking={"true": True, "false": False}.get(knobs.get("ENABLE_THINKING", "auto")),
     )
     files, counts = {}, {}
+    train_rows = 0
     try:
-        for name, path in (("TRAIN_DATA", data.train), ("VAL_DATA", data.val)):
-            if path:
-                files[name], counts[name] = tokenize(Path(path), settings)
+        for name, path, rows in (
+            ("TRAIN_DATA", data.train, data.train_rows),
+            ("VAL_DATA", data.val, data.val_rows),
+        ):
+            if not path:
+                continue
+            made, counts[name] = tokenize(Path(path), settings, stride(rows) if sampled else 1)
+            files[name], looked = made or path, counts[name]
+            if made is None:
+                print(f"note: {of_sample(name, looked.rows, rows)}", file=sys.stderr)
+            if name == "TRAIN_DATA":
+                train_rows = looked.samples if made else rows * looked.samples // looked.rows
     except DataError as error:
         raise UserError("\n".join(f"data: {line}" for line in str(error).splitlines())) from None
     for name, count in counts.items():
@@ -78,9 +92,16 @@ def prepare(knobs: dict[str, str], data: Any, model: str, extra: list[str]) -> T
     return TokenData(
         str(files["TRAIN_DATA"]),
         str(files.get("VAL_DATA", "")),
-        counts["TRAIN_DATA"].samples,
+        train_rows,
         {"path": str(_DATASET), "name": "TokenDataset"},
         {name: {k: v for k, v in asdict(c).items() if k != "problems"} for name, c in counts.items()},
+    )
+
+
+def of_sample(name: str, looked: int, rows: int) -> str:
+    """What is said where not all rows were looked at."""
+    return (
+        f"{name}: looked at {looked:,} of {rows:,} rows, evenly spread; a launch tokenizes all of them, once"
     )
 
 

@@ -1,9 +1,9 @@
 """verl's own opinion of a config, in a process of its own: importing verl takes seconds, and other work goes on.
 
-    python -m common.preflight.verl_check SOCKET
+    python -m common.preflight.verl_check SOCKET PARENT
 
 The launcher starts it before it looks at the data. It listens on SOCKET, imports what verl needs, answers one
-question of the preflight and ends; it ends with its parent too.
+question of the preflight and ends; it ends with its parent, whose process id is PARENT, too.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Asked:
             self._folder = tempfile.TemporaryDirectory(prefix="verl_training-")
             path = Path(self._folder.name) / "verl"
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "common.preflight.verl_check", str(path)],
+                [sys.executable, "-m", "common.preflight.verl_check", str(path), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -226,7 +226,7 @@ def serve(path: Path) -> None:
 
 def main() -> None:
     """Entry point; ends with the process that started it."""
-    end_with_parent()
+    end_with_parent(int(sys.argv[2]))
     gc.disable()  # what is imported stays: looking it through takes a fifth of the time
     serve(Path(sys.argv[1]))
     end_well()

@@ -35,7 +35,7 @@ def socket_path() -> Iterator[str]:
         path = f"{folder}/fork"
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         server = subprocess.Popen(
-            [sys.executable, "-m", "common.cpu.forkserver", path], env=environment, cwd=ROOT
+            [sys.executable, "-m", "common.cpu.forkserver", path, str(os.getpid())], env=environment, cwd=ROOT
         )
         while not Path(path).exists():
             assert server.poll() is None, "it did not start"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from common.cpu.model import ensure_bundled_model
 from common.launcher import runs
 from common.launcher.errors import UserError
 
@@ -30,6 +34,39 @@ def test_alone_it_starts_nothing_and_says_everything(launch: Launcher) -> None: 
     assert report["cost"]["checkpoint"] > 0
     assert done.call is None
     assert not launch.output.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_of_many_new_rows_a_sample_is_looked_at_until_a_launch_needs_them(
+    launch: Launcher,  # noqa: F811
+    tmp_path: Path,
+    method: str,
+) -> None:
+    pair = '{{"prompt": "{n} + 1?", "chosen": "{m}", "rejected": "{n}"}}\n'
+    row = '{{"question": "{n} + 1?", "answer": "{m}"}}\n' if method == "sft" else pair
+    data, cache = tmp_path / "rows.jsonl", tmp_path / "cache"
+    data.write_text("".join(row.format(n=n, m=n + 1) for n in range(20_008)))
+    flags = ("--train_data", str(data), "--steps", "0", "--epochs", "1", "--batch_size", "8")
+    flags += ("--model", str(ensure_bundled_model()))
+    real = {**REAL, "VERL_TRAINING_CACHE": str(cache)}
+
+    first = launch(*flags, "--name", "p", "--preflight-only", method=method, **real)
+    assert first.code == 0, first.err
+    assert "TRAIN_DATA: looked at 5,002 of 20,008 rows, evenly spread" in first.err
+    assert "steps      2501 (epochs: 1)" in first.out
+    assert not [f for kind in ("tokens", "pairs") for f in cache.glob(f"data/*/{kind}-train-*")]
+
+    started = launch(*flags, "--name", "p", method=method, **real)
+    assert started.code == 0, started.err
+    again = launch(*flags, "--name", "q", "--preflight-only", method=method, **real)
+    assert "looked at" not in started.err + again.err
+    assert launch.run_json("p", method)["total_steps"] == 2501
+
+    data.write_text(data.read_text().replace("+ 1?", "+ 1? " + "word " * 3000, 5))
+    refused = launch(*flags, "--name", "r", "--preflight-only", method=method, **real)
+    assert refused.code == 2
+    assert "are more than MAX_LENGTH" in refused.err or "are longer than MAX_LENGTH" in refused.err
 
 
 @pytest.mark.slow
@@ -103,3 +140,18 @@ def test_two_launches_cannot_open_one_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another launch of this run was faster"):
         runs.begin(folder, planned(2))
     assert len(runs.read(folder)["attempts"]) == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.2])
+def test_the_process_that_asks_verl_ends_with_its_launcher(tmp_path: Path, seconds: float) -> None:
+    """Whenever that ends: before it has asked the kernel to be told, too."""
+    words = f"{shlex.quote(sys.executable)} -m common.preflight.verl_check {tmp_path / 'socket'} $$"
+    shell = subprocess.run(
+        ["bash", "-c", f"{words} >{tmp_path / 'log'} 2>&1 & echo $!; sleep {seconds}"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    left = int(shell.stdout)
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
