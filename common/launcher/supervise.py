@@ -19,14 +19,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from io import RawIOBase
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
 from common.launcher import processes, runs
-from common.launcher.errors import exit_with
+from common.launcher.errors import UserError, exit_with
 from common.launcher.summary import print_failure, print_summary
 from common.system import end_with_parent
 
@@ -35,6 +37,7 @@ WATCHER_GRACE_SECONDS = 10.0
 # The webhook's address is for the watcher alone.
 WATCHER_SECRETS = ("WATCH_WEBHOOK",)
 GPU_SAMPLE_SECONDS = 2.0
+UNWRITTEN_CHUNKS = 256  # of 64 KiB at most
 
 
 class Stopper:
@@ -63,12 +66,22 @@ def say(text: str) -> None:
         print(f"\n[verl_training] {text}", file=sys.stderr, flush=True)
 
 
-def pump(source: BinaryIO, log: BinaryIO) -> None:
-    """Copy *source* to *log* and to stdout until it ends; the log survives a closed stdout."""
+def pump(source: BinaryIO, log: RawIOBase, unwritten: deque[bytes]) -> None:
+    """Copy *source* to *log* and to stdout until it ends; each survives the other's end.
+
+    Args:
+        unwritten: takes what the log could not (a full disk): the reason of a failure comes last.
+    """
     terminal = True
     while chunk := os.read(source.fileno(), 65536):
-        log.write(chunk)
-        log.flush()
+        rest = chunk
+        try:
+            while rest and not unwritten:
+                rest = rest[log.write(rest) or 0 :]
+        except OSError as error:
+            say(f"the console log cannot be written ({error.strerror}): what follows is on the terminal only")
+        if rest:
+            unwritten.append(rest)
         if terminal:
             try:
                 sys.stdout.buffer.write(chunk)
@@ -133,9 +146,15 @@ def stop_request(folder: Path, attempts: int) -> dict[str, Any]:
         return {}
 
 
-def failure_of(folder: Path, attempt: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """Why a failed attempt failed, for run.json (see common/failures)."""
-    from common.failures import Failure, explain_run
+def failure_of(
+    folder: Path, attempt: dict[str, Any], request: dict[str, Any], unwritten: bytes
+) -> dict[str, Any]:
+    """Why a failed attempt failed, for run.json (see common/failures).
+
+    Args:
+        unwritten: the end of the console log where the disk had no room for it.
+    """
+    from common.failures import Failure, explain, explain_run
 
     if request:
         do = "a key=value of yours may be overruled by another; else report it as an error of the launcher"
@@ -143,9 +162,15 @@ def failure_of(folder: Path, attempt: dict[str, Any], request: dict[str, Any]) -
             "effect", "verl trains with other values than it was given", "start-up", request["reason"], do
         ).as_dict()
     try:
+        if unwritten:
+            return explain(unwritten.decode("utf-8", "replace"), attempt["exit_code"]).as_dict()
         return explain_run(folder, attempt).as_dict()
     except OSError as error:
         return Failure("", f"the console log cannot be read: {error.strerror or error}", "", "", "").as_dict()
+    except Exception as error:  # whatever it is: the run's end has to be recorded
+        return Failure(
+            "", f"the explanation itself failed ({type(error).__name__}: {error}): report it", "", "", ""
+        ).as_dict()
 
 
 @contextlib.contextmanager
@@ -212,7 +237,7 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
     watcher = start_watcher(folder, tag, record)
     sampler = start_gpu_sampler(folder)
     try:
-        with fork_server(folder), (folder / attempt["console"]).open("ab") as log:
+        with fork_server(folder), (folder / attempt["console"]).open("ab", buffering=0) as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -223,7 +248,8 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
             )
             stopper.command = child
             assert child.stdout is not None
-            reader = threading.Thread(target=pump, args=(child.stdout, log), daemon=True)
+            unwritten: deque[bytes] = deque(maxlen=UNWRITTEN_CHUNKS)
+            reader = threading.Thread(target=pump, args=(child.stdout, log, unwritten), daemon=True)
             reader.start()
             code = wait(child, stopper)
             # Ray daemons of this run hold the pipe open and must be gone before the log can end.
@@ -247,8 +273,11 @@ def supervise(folder: Path, tag: str, command: list[str]) -> int:
         state="failed" if wrong else state_of(code, stopper.signal), stopped=request or None, failure=None
     )
     if record["state"] == "failed":
-        record["failure"] = failure_of(folder, attempt, request)
-    runs.write(folder, record)
+        record["failure"] = failure_of(folder, attempt, request, b"".join(unwritten))
+    try:
+        runs.write(folder, record)
+    except OSError as error:
+        say(f"{folder / 'run.json'} cannot be written ({error.strerror}): it goes on saying 'running'")
     end_watcher(watcher, stopper, stopped_by_user=bool(stopper.signal) and not request)
     print_failure(folder, record)
     print_summary(folder, record)
@@ -266,7 +295,10 @@ def main() -> None:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     own = parser.parse_args()
     if own.record:
-        runs.begin(own.run_dir, own.record)
+        try:
+            runs.begin(own.run_dir, own.record)
+        except OSError as error:
+            raise UserError(f"the run's folder {own.run_dir} cannot be made ({error.strerror})") from None
     sys.exit(supervise(own.run_dir, own.tag, own.command[1:]))
 
 

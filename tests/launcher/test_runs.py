@@ -205,3 +205,52 @@ def test_an_earlier_attempts_reward_error_is_forgotten(launch: Launcher) -> None
     assert again.code == 3
     assert "boom" not in again.err
     assert launch.run_json("r")["failure"]["kind"] == "unknown"
+
+
+def test_a_log_that_cannot_be_written_holds_nothing_up_and_its_end_is_explained(launch: Launcher) -> None:
+    """Files over 4 MiB are refused (RLIMIT_FSIZE), as by a full disk; a pipe that nobody empties would block verl."""
+    fill = "for n in range(100_000): print('a line of a log that is too long for this disk, number', n)\n"
+    command = launch.command("--name", "full")
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 4096; exec "$@"', "bash", *command],
+        env=launch.environment(FAKE_SCRIPT=fill + "raise OSError(28, 'No space left on device')"),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the console log cannot be written (File too large)" in done.stderr
+    assert "failed   the disk is full" in done.stderr
+    assert "number 99999" in done.stdout
+    record = launch.run_json("full")
+    assert (record["state"], record["failure"]["kind"]) == ("failed", "disk_full")
+    assert (launch.output / "logs/grpo/full/console-1.log").stat().st_size == 4 << 20
+
+
+def test_a_record_that_cannot_be_written_costs_no_explanation(tmp_path: Path) -> None:
+    attempt = {"n": 1, "metrics": "metrics-1.jsonl", "console": "console-1.log", "host": "h"}
+    record = {
+        "method": "sft",
+        "run": "r",
+        "knobs": {},
+        "checkpoint_dir": str(tmp_path),
+        "attempts": [attempt],
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    code = f"""
+import os, pathlib, sys
+from common.launcher import runs, supervise
+real = runs.write
+def write(folder, record):
+    if record["state"] != "running":
+        raise OSError(28, os.strerror(28))
+    real(folder, record)
+runs.write = write
+command = [sys.executable, "-c", "raise MemoryError"]
+sys.exit(supervise.supervise(pathlib.Path({str(tmp_path)!r}), "tag-of-a-test", command))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "run.json cannot be written (No space left on device)" in done.stderr
+    assert "failed   the host ran out of RAM" in done.stderr
+    assert "run      sft/r: failed at step 0" in done.stderr
