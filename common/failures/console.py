@@ -13,8 +13,8 @@ HEAD_BYTES, TAIL_BYTES = 4 << 20, 16 << 20
 LINE_CHARACTERS = 20_000
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-# `(WorkerDict pid=12, ip=10.0.0.1) `, `(RayTrainWorker(rank=0) pid=3) `, vLLM's `(EngineCore_DP0 pid=7) `.
-_SOURCE = re.compile(r"^\((?P<name>[A-Za-z_][^()]*?(?:\([^)]*\))?) ?pid=(?P<pid>\d+)[^)]*\) ?")
+# `(WorkerDict pid=12, ip=10.0.0.1) `, `(RayTrainWorker(rank=0) pid=3) `, vLLM's `(EngineCore_DP0 pid=7) `, `(pid=4) `.
+_SOURCE = re.compile(r"^\((?:[A-Za-z_][^()]*?(?:\([^)]*\))? ?)??pid=(?P<pid>\d+)[^)]*\) ?")
 _RAYLET = re.compile(r"^\((?P<pid>raylet|autoscaler)[^)]*\) ")
 _RANK = re.compile(r"^\[(?:rank|default)(?P<rank>\d+)\]:\s?")
 # vLLM repeats its own log prefix before every line of a traceback.
@@ -65,6 +65,11 @@ class Raised:
     def name(self) -> str:
         """Class name without its module."""
         return self.type.partition("(")[0].rpartition(".")[2]
+
+    @property
+    def whole(self) -> str:
+        """`ValueError: the message`."""
+        return f"{self.type}: {self.message}"
 
     @property
     def title(self) -> str:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from common.failures import console, phases
-from common.failures.console import Line, Raised
+from common.failures import console, phases, reading
+from common.failures.console import Raised
 from common.failures.patterns import Pattern, table
+from common.failures.reading import Reading
 from common.reward_functions.records import read_marker
 
 SHOWN_FRAMES = 6
 REWARD_KINDS = ("reward", "reward_file")
-SEARCHED_LINES = 20_000
-# What a program says that ends by itself.
-_SAID = re.compile(r"^\s*(?:error|fatal|failed)\b", re.IGNORECASE)
-_LIBRARY = re.compile(r"site-packages/(?!verl/)|/lib/python3[\d.]*/(?!site-packages/)|\.pxi$|\.pyx$|^<")
-# A line of the config that verl prints, which names many things that did not happen.
-_CONFIG = re.compile(r"^\s*[{\[]*'[^']*'(?:: |,|\]|\})|^ray init kwargs")
+SWALLOWED = "reward_swallowed"
 
 
 @dataclass(frozen=True)
@@ -80,33 +76,15 @@ def explain(text: str, exit_code: int | None = None) -> Failure:
         text: the log, as verl, Ray and torchrun wrote it.
         exit_code: of the command; 128 + N for a signal N. None = not known.
     """
-    lines = console.lines_of(text)
-    errors = console.raised(lines)
-    root = _root(errors)
-    rows = table().failures
-    for found in chain(
-        (_by_error(row, root, root, errors, lines) for row in rows),
-        (_by_log(row, root, errors, lines, exit_code) for row in rows),
-    ):
-        if found is not None:
-            return found
-    if root is None and exit_code in (None, 0):
-        return Failure("", "no error is to be seen in this log", _phase(None, errors, lines), "", "nothing")
-    code = "" if exit_code is None else f" with exit code {exit_code}"
-    said = next((line for line in reversed(lines) if _SAID.match(line.text)), None)
-    shown = root or said
-    return Failure(
-        "unknown",
-        f"the command ended{code} for a reason that is not in our table",
-        _phase(root, errors, lines),
-        root.title if root else said.text.strip() if said else "",
-        "read the traceback above; the whole log says what came before it"
-        if root
-        else "the log shows no traceback: read its last lines",
-        _where(root),
-        shown.line if isinstance(shown, Raised) else shown.number if shown else lines[-1].number,
-        _end_of(root),
+    log = reading.read(text, exit_code, {0, *(code for row in table().failures for code in row.codes)})
+    rows = [row for row in table().failures if log.step or not row.logged]
+    found = chain(
+        (_by_error(row, log.root, log) for row in rows),
+        (_by_log(row, log) for row in rows if row.kind in (*REWARD_KINDS, SWALLOWED)),
+        (_by_reward(row, log) for row in rows),
+        (_by_log(row, log) for row in rows),
     )
+    return next((one for one in found if one is not None), None) or _unknown(log)
 
 
 def explain_run(folder: Path, attempt: dict[str, Any]) -> Failure:
@@ -127,91 +105,85 @@ def explain_run(folder: Path, attempt: dict[str, Any]) -> Failure:
     return replace(explain(f"reward error: {marker['message']}"), phase=phases.REWARD, line=0)
 
 
-def _is_wrapper(error: Raised) -> bool:
-    return any(pattern.search(f"{error.type}: {error.message}") for pattern in table().wrappers)
+def _unknown(log: Reading) -> Failure:
+    """What can be said where the table knows nothing."""
+    root, said = log.root, log.said
+    if root is None and log.exit_code in (None, 0):
+        return Failure("", "no error is to be seen in this log", log.phase, "", "nothing")
+    code = "" if log.exit_code is None else f" with exit code {log.exit_code}"
+    return Failure(
+        "unknown",
+        f"the command ended{code} for a reason that is not in our table",
+        log.phase,
+        root.title if root else said.text.strip() if said else "",
+        "read the traceback above; the whole log says what came before it"
+        if root
+        else "the log shows no traceback: read its last lines",
+        _where(root),
+        root.line if root else (said or log.lines[-1]).number,
+        _end_of(root),
+    )
 
 
-def _is_consequence(error: Raised) -> bool:
-    return any(pattern.search(f"{error.type}: {error.message}") for pattern in table().consequences)
-
-
-def _root(errors: list[Raised]) -> Raised | None:
-    """The exception that the others come from.
-
-    The driver's last traceback ends in it, once Ray's wrapping is off; where that one only reports that another
-    process failed, the first exception of any process that is not such a report.
-    """
-    last = next((error for error in reversed(errors) if error.source == "" and not _is_wrapper(error)), None)
-    if last and not _is_consequence(last):
-        return last
-    real = [error for error in errors if not _is_wrapper(error)]
-    first = next((error for error in real if not _is_consequence(error)), real[0] if real else None)
-    # A chain shows one exception several times, at first without the frames that led to it.
-    same = [error for error in real if first and (error.title, error.source) == (first.title, first.source)]
-    return max(same, key=lambda error: len(error.frames), default=None)
-
-
-def _phase(root: Raised | None, errors: list[Raised], lines: list[Line]) -> str:
-    chain = [error for error in errors if _is_wrapper(error) and (root is None or root.name in error.type)]
-    return phases.phase_of(root, chain, lines)
-
-
-def _by_error(
-    pattern: Pattern, error: Raised | None, root: Raised | None, errors: list[Raised], lines: list[Line]
-) -> Failure | None:
+def _by_error(pattern: Pattern, error: Raised | None, log: Reading) -> Failure | None:
     """The failure that *pattern* describes, if *error* is one."""
-    if error is None or _is_wrapper(error):
+    if error is None or reading.is_wrapper(error.whole) or (pattern.ours and reading.is_users(error)):
         return None
-    match = pattern.search(f"{error.type}: {error.message}") or pattern.search_frames(error.frames)
+    match = (
+        pattern.search(error.whole)
+        or pattern.search_at(_place(error), error.whole)
+        or pattern.search_frames(error.frames)
+    )
     if match is None:
         return None
     # What only follows from another exception is shown with that one.
-    shown = root if root and _is_consequence(error) and not _is_consequence(root) else error
-    return _filled(pattern, match.groupdict(), _phase(shown, errors, lines), shown.title, shown.line, shown)
+    shown = log.cause if log.cause and reading.is_consequence(error) else error
+    return _filled(pattern, match.groupdict(), log.phase_of(shown), shown.title, shown.line, shown)
 
 
-def _by_log(
-    pattern: Pattern, root: Raised | None, errors: list[Raised], lines: list[Line], exit_code: int | None
-) -> Failure | None:
+def _by_log(pattern: Pattern, log: Reading) -> Failure | None:
     """The failure that *pattern* describes, if another exception, a line or the exit code says so."""
-    if pattern.alone and root and not _is_consequence(root):
+    if pattern.alone and log.cause:
         return None
-    for error in errors:
-        if error is not root and (found := _by_error(pattern, error, root, errors, lines)):
+    for error in log.errors:
+        if error is not log.root and (found := _by_error(pattern, error, log)):
             return found
-    if pattern.anywhere:
-        for line in lines[-SEARCHED_LINES:]:
-            match = pattern.search(line.text)
-            if match and not _CONFIG.match(line.text):
-                phase = _phase(root, errors, lines)
-                return _filled(pattern, match.groupdict(), phase, line.text.strip()[:400], line.number, root)
-    if exit_code is not None and exit_code in pattern.codes:
-        said = root.title if root else ""
-        return _filled(pattern, {}, _phase(root, errors, lines), said, root.line if root else 0, root)
-    return None
+    for line, match in log.telling(pattern) if pattern.anywhere else ():
+        said, number = line.text.strip()[:400], line.number
+        if log.cause and reading.is_wrapper(line.text):
+            said, number = log.cause.title, log.cause.line
+        return _filled(pattern, match.groupdict(), log.phase, said, number, log.root)
+    if log.exit_code not in pattern.codes:
+        return None
+    said, number = (log.root.title, log.root.line) if log.root else ("", 0)
+    return _filled(pattern, {}, log.phase, said, number, log.root)
+
+
+def _by_reward(pattern: Pattern, log: Reading) -> Failure | None:
+    """A reward of the user's that raised without our guard around it."""
+    root = log.cause
+    if pattern.kind != "reward" or root is None or log.phase != phases.REWARD or not reading.is_users(root):
+        return None
+    return _filled(pattern, {"why": root.title}, log.phase, root.title, root.line, root)
 
 
 def _filled(
     pattern: Pattern, groups: dict[str, str | None], phase: str, error: str, line: int, root: Raised | None
 ) -> Failure:
-    values = {name: value or "?" for name, value in groups.items()}
-    do = pattern.do.get(phase, pattern.do[""])
-    return Failure(
-        pattern.kind,
-        pattern.says.format(phase=phase, **values),
-        phase,
-        error,
-        do.format(phase=phase, **values),
-        _where(root),
-        line,
-        _end_of(root),
-    )
+    values = defaultdict(lambda: "?", {name: value for name, value in groups.items() if value})
+    values |= {"phase": phase, "error": error}
+    says, do = (by.get(phase, by[""]).format_map(values) for by in (pattern.says, pattern.do))
+    return Failure(pattern.kind, says, phase, error, do, _where(root), line, _end_of(root))
+
+
+def _place(error: Raised) -> str:
+    frame = reading.innermost(error)
+    return f"{frame[0]} in {frame[2]}" if frame else ""
 
 
 def _where(error: Raised | None) -> str:
-    """The innermost frame of verl, of ours or of the user's; "" where there is none."""
-    own = [frame for frame in error.frames if not _LIBRARY.search(frame[0])] if error else []
-    return "{}:{} in {}".format(*own[-1]) if own else ""
+    frame = reading.innermost(error)
+    return "{}:{} in {}".format(*frame) if frame else ""
 
 
 def _end_of(error: Raised | None) -> tuple[str, ...]:

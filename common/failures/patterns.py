@@ -12,25 +12,35 @@ from typing import Any
 import yaml
 
 INNERMOST = 3
+FLAGS = ("anywhere", "fatal", "lasting", "alone", "logged", "ours")
 TABLE = Path(__file__).with_name("patterns.yaml")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A row of the table, see its head for what the fields mean; `do` is by phase, "" for all others."""
+    """A row of the table, see its head for what the fields mean; `says` and `do` are by phase, "" for others."""
 
     kind: str
     regexes: tuple[re.Pattern[str], ...]
     frames: tuple[re.Pattern[str], ...]
-    says: str
+    at: tuple[re.Pattern[str], ...]
+    says: Mapping[str, str]
     do: Mapping[str, str]
     anywhere: bool
+    fatal: bool
+    lasting: bool
     alone: bool
+    logged: bool
+    ours: bool
     codes: tuple[int, ...]
 
     def search(self, text: str) -> re.Match[str] | None:
         """The first of the expressions that fits."""
         return next((match for regex in self.regexes if (match := regex.search(text))), None)
+
+    def search_at(self, place: str, text: str) -> re.Match[str] | None:
+        """The same for where an exception was raised, with its text."""
+        return next((match for regex in self.at if (match := regex.search(f"{place}: {text}"))), None)
 
     def search_frames(self, frames: list[tuple[str, int, str]]) -> re.Match[str] | None:
         """The same for the innermost frames of a traceback, as `file in function`."""
@@ -54,16 +64,16 @@ def _compiled(texts: list[str]) -> tuple[re.Pattern[str], ...]:
 
 
 def _pattern(row: dict[str, Any]) -> Pattern:
-    do = row["do"] if isinstance(row["do"], dict) else {"": row["do"]}
+    says, do = (row[name] if isinstance(row[name], dict) else {"": row[name]} for name in ("says", "do"))
     return Pattern(
-        row["kind"],
-        _compiled(row["match"]),
-        _compiled(row.get("frames", [])),
-        row["says"],
-        do,
-        bool(row.get("anywhere")),
-        bool(row.get("alone")),
-        tuple(row.get("codes", ())),
+        kind=row["kind"],
+        regexes=_compiled(row["match"]),
+        frames=_compiled(row.get("frames", [])),
+        at=_compiled(row.get("at", [])),
+        says=says,
+        do=do,
+        codes=tuple(row.get("codes", ())),
+        **{flag: bool(row.get(flag)) for flag in FLAGS},
     )
 
 

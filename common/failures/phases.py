@@ -52,13 +52,15 @@ _STEP = re.compile(r"(?<![\w/])step:(\d{1,18}) - ")
 _TRAINING = re.compile(r"Training Progress:\s+\d|Epoch \d+/\d+:\s+\d")
 
 
-def steps_logged(lines: list[Line]) -> int | None:
-    """The newest step whose metrics were printed; None when training logged none."""
-    newest = None
+def steps_logged(lines: list[Line]) -> dict[int, int]:
+    """The steps whose metrics were printed, the newest last, each with the last line that has some."""
+    found: dict[int, int] = {}
     for line in lines:
         for match in _STEP.finditer(line.text):
-            newest = int(match.group(1))
-    return newest
+            step = int(match.group(1))
+            found.pop(step, None)
+            found[step] = line.number
+    return found
 
 
 def phase_of(error: Raised | None, chain: list[Raised], lines: list[Line]) -> str:
@@ -73,9 +75,8 @@ def phase_of(error: Raised | None, chain: list[Raised], lines: list[Line]) -> st
         matcher = re.compile(pattern)
         if any(matcher.search(name) for name in names):
             return phase
-    newest = steps_logged(lines)
-    if newest is not None:
-        return f"training, after step {newest}"
+    if steps := steps_logged(lines):
+        return f"training, after step {list(steps)[-1]}"
     return "training, in the first step" if any(_TRAINING.search(line.text) for line in lines) else START
 
 
