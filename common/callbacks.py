@@ -21,6 +21,7 @@ from common.checkpoints import housekeeping, naming, place
 from common.checkpoints.errors import CheckpointError
 from common.launcher import runs
 from common.launcher.errors import UserError
+from common.watcher import children
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPORTED = "merged_hf"
@@ -58,7 +59,7 @@ def actions_of(knobs: Mapping[str, str]) -> Actions:
         command = tuple(shlex.split(knobs.get("ON_SAVE", "")))
         for word in command:
             word.format(checkpoint="", step=0, run="")
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise UserError(
             f"ON_SAVE='{knobs.get('ON_SAVE')}' cannot be read ({error}): give a program and its arguments, quoted as "
             "in a shell; {checkpoint}, {step} and {run} are filled in"
@@ -108,7 +109,7 @@ def export(folder: Path) -> Path:
     """
     target = folder / EXPORTED
     command = [sys.executable, "-m", "common.checkpoints", "export", str(folder), str(target)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
+    done = children.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, errors="replace")
     if done.returncode:
         raise CheckpointError(
             f"exporting {folder}: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}"
@@ -123,29 +124,27 @@ def run_command(command: tuple[str, ...], folder: Path, step: int, log: Path) ->
         CheckpointError: it cannot be started or ended with an error.
     """
     run = f"{folder.parent.parent.name}/{folder.parent.name}"
-    words = [word.format(checkpoint=folder, step=step, run=run) for word in command]
+    words = [word.format(checkpoint=str(folder), step=step, run=run) for word in command]
     try:
         with log.open("ab") as out:
             out.write(f"$ {shlex.join(words)}\n".encode())
             out.flush()
-            code = subprocess.run(
-                words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False
-            ).returncode
+            done = children.run(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     except OSError as error:
         raise CheckpointError(f"ON_SAVE: {words[0]} cannot be run: {error.strerror or error}") from None
-    if code:
-        raise CheckpointError(f"ON_SAVE: {words[0]} ended with exit code {code}, see {log}")
+    if done.returncode:
+        raise CheckpointError(f"ON_SAVE: {words[0]} ended with exit code {done.returncode}, see {log}")
 
 
 def after_save(
-    actions: Actions, folder: Path, step: int, say: Say, *, log: Path, protected: set[int] | None = None
+    actions: Actions, folder: Path, step: int, say: Say, *, log: Path, protected: Callable[[], set[int]] = set
 ) -> None:
     """Do what is asked for after the checkpoint *folder*; what fails is said and stops nothing.
 
     Args:
         folder: `<checkpoints>/global_step_N`, complete.
         log: where the command's output goes.
-        protected: as in `rotate`.
+        protected: as in `rotate`; asked when it comes to that, since an export may take longer than many steps.
     """
 
     def attempt(act: Callable[[], Any]) -> Any:
@@ -153,7 +152,9 @@ def after_save(
             return act()
         except CheckpointError as error:
             say(str(error))
-            return None
+        except Exception as error:
+            say(f"after step {step}: {type(error).__name__}: {error}")
+        return None
 
     if actions.export and (target := attempt(lambda: export(folder))):
         say(f"step {step} exported to {target}")
@@ -161,8 +162,13 @@ def after_save(
         attempt(lambda: run_command(actions.command, folder, step, log))
     if actions.keep_best:
         root = folder.parent
-        gone = attempt(lambda: rotate(root, actions.keep, keep_best=True, protected=protected))
-        if gone:
+
+        def thin_out() -> list[Path]:
+            # Later ones still wait for their own actions.
+            later = {other for other in place.steps_of(root) if other > step}
+            return rotate(root, actions.keep, keep_best=True, protected=protected() | later)
+
+        if gone := attempt(thin_out):
             say(
                 f"deleted {', '.join(path.name for path in gone)} (KEEP_CHECKPOINTS={actions.keep}, best kept)"
             )

@@ -12,7 +12,7 @@ from common.checkpoints import place
 from common.checkpoints.errors import CheckpointError
 from common.checkpoints.place import Checkpoint
 from common.launcher import runs
-from common.launcher.summary import read_metrics, validation_key
+from common.launcher.summary import lower_is_better, read_metrics, validation_key
 
 ROOT = Path(__file__).resolve().parents[2]
 ALIASES = ("last", "best")
@@ -120,11 +120,6 @@ def validation_scores(root: Path) -> tuple[str, dict[int, float]]:
         return "", {}
     values = {step: value[key] for step, value in metrics if value.get(key) is not None}
     return key, {step: value for step, value in values.items() if math.isfinite(value)}
-
-
-def lower_is_better(metric: str) -> bool:
-    """Losses and perplexities fall as a model gets better."""
-    return "loss" in metric or "perplexity" in metric
 
 
 def best_step(root: Path) -> tuple[int, str]:

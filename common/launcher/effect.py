@@ -29,6 +29,8 @@ _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _NUMBER = re.compile(_STRING.pattern + r"|\b(inf|nan)\b")
 # Hydra's own settings and choices of a group's file are in no config that verl sees.
 _GROUP = re.compile(r"^hydra\b|[/@]")
+# ${oc.env:HOME}, ${now:%H}: another process, another time, another value.
+_RESOLVER = re.compile(r"\$\{[\w.]+:")
 _ASSIGNED = re.compile(r'"\+*(?:\$\{?\w+\}?\.)?(?P<key>[\w.]+)=(?P<value>.*)')
 _VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]+)")
 
@@ -114,16 +116,32 @@ def mismatches(
     for key, override in last.items():
         if _GROUP.search(key):
             continue
-        wanted = ABSENT if override.is_delete() else _plain(override.value())
+        if _RESOLVER.search(override.input_line or ""):
+            continue
         try:
+            wanted = ABSENT if override.is_delete() else _wanted(key, override.value(), config)
             got = OmegaConf.select(known, key, default=ABSENT)
             got = _plain(OmegaConf.to_container(got, resolve=True)) if OmegaConf.is_config(got) else got
         except OmegaConfBaseException:
-            got = ABSENT
+            continue  # what has no value here cannot be compared; verl itself did resolve it
         chosen = isinstance(wanted, str) and isinstance(got, dict)  # engine=megatron: a group's file
         if not chosen and not _same(wanted, got):
             found.append(Mismatch(key, wanted, got, (knobs or {}).get(key, "")))
     return found
+
+
+def _wanted(key: str, value: Any, config: dict[str, Any]) -> Any:
+    """*value* in plain words; one that refers to other keys with what *config* holds there."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationResolutionError
+
+    try:
+        return _plain(value)
+    except InterpolationResolutionError:
+        placed = OmegaConf.create(config)
+        OmegaConf.update(placed, key, value, merge=False, force_add=True)
+        found = OmegaConf.select(placed, key)
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
 
 def _plain(value: Any) -> Any:

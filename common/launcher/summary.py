@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,22 @@ from typing import Any
 from common.launcher import runs
 
 ROOT = Path(__file__).resolve().parents[2]
-PREFERENCE_KEY = "val/rewards/accuracies"
+# The first that a run has is its validation, as `validation` of monitor/config.yaml: of several answers their mean,
+# not the best of them; of the dozens that DPO logs the share of pairs told right.
+_VALIDATION = tuple(
+    map(
+        re.compile,
+        (
+            "^val-core/.*/acc/mean@",
+            "^val-core/.*/reward/mean@",
+            "^val-core/.*/mean@",
+            "^val-core/",
+            "^val/(rewards/accuracies|accuracy)$",
+            "^val/loss$",
+            "^val/",
+        ),
+    )
+)
 REWARD_KEYS = ("critic/score/mean", "train/loss")
 
 
@@ -32,10 +48,14 @@ def read_metrics(folder: Path, record: dict[str, Any]) -> list[tuple[int, dict[s
 
 
 def validation_key(metrics: list[tuple[int, dict[str, float]]]) -> str | None:
+    """The metric by which a run's checkpoints are compared; None where it has none."""
     keys = sorted({key for _, values in metrics for key in values if key.startswith(("val-core/", "val/"))})
-    if PREFERENCE_KEY in keys:  # DPO logs a dozen others beside it
-        return PREFERENCE_KEY
-    return keys[0] if keys else None
+    return next((key for pattern in _VALIDATION for key in keys if pattern.search(key)), None)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Losses and perplexities fall as a model gets better."""
+    return metric.rpartition("/")[2] in ("loss", "perplexity")
 
 
 def lines_of(folder: Path, record: dict[str, Any]) -> list[str]:
@@ -57,8 +77,7 @@ def lines_of(folder: Path, record: dict[str, Any]) -> list[str]:
             (step, values[validation]) for step, values in metrics if values.get(validation) is not None
         ]
         if points:
-            lower = "loss" in validation
-            best = (min if lower else max)(points, key=lambda point: point[1])
+            best = (min if lower_is_better(validation) else max)(points, key=lambda point: point[1])
             lines.append(
                 f"validate {validation} {points[0][1]:.3f} (step {points[0][0]}) -> "
                 f"{points[-1][1]:.3f} (step {points[-1][0]}), best {best[1]:.3f} at step {best[0]}"

@@ -6,6 +6,7 @@ printed, logged or passed on. A webhook that fails is reported once per message 
 
 from __future__ import annotations
 
+import http.client
 import json
 import queue
 import threading
@@ -37,7 +38,10 @@ def format_of(url: str, wanted: str = "") -> str:
     """
     if wanted and wanted not in FORMATS:
         raise ValueError(f"{FORMAT_VARIABLE}={wanted} must be one of {', '.join(FORMATS)}")
-    return wanted or _HOSTS.get(urlsplit(url).hostname or "", "json")
+    try:
+        return wanted or _HOSTS.get(urlsplit(url).hostname or "", "json")
+    except ValueError:  # no address at all, and its text quotes it; sending says so
+        return "json"
 
 
 def payload(kind: str, text: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -76,9 +80,10 @@ def post(url: str, kind: str, text: str, fields: dict[str, Any], timeout: float)
         return f"HTTP {error.code}"
     except urllib.error.URLError as error:
         return f"{type(error.reason).__name__}: {error.reason}" if error.reason != url else "not reachable"
-    except (OSError, ValueError) as error:
-        # A ValueError of urllib's quotes the address.
-        return type(error).__name__ if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    except (http.client.HTTPException, ValueError) as error:
+        return type(error).__name__  # the text of these may quote the address
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
 
 
 class Webhook:
@@ -117,6 +122,8 @@ class Webhook:
     def _work(self) -> None:
         while True:
             text, fields = self._messages.get()
-            if problem := post(self.url, self.kind, text, fields, self.timeout):
-                self.report(f"webhook: the message was not delivered ({problem})")
-            self._messages.task_done()
+            try:
+                if problem := post(self.url, self.kind, text, fields, self.timeout):
+                    self.report(f"webhook: the message was not delivered ({problem})")
+            finally:
+                self._messages.task_done()

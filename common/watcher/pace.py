@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
+from math import lcm
 from statistics import median
 
 from common.watcher.settings import StallLimits
 
 REMEMBERED = 200
+# What is done around a step beside training it: the frequencies that are due, or one of these.
+Kind = frozenset[int]
+PLAIN: Kind = frozenset()
+_LAST = -2
+# Between an attempt's first two lines: compiling takes its time, and the first may be no trained step.
+_FIRST: Kind = frozenset({-1})
 
 
 @dataclass
@@ -20,54 +29,74 @@ class Pace:
         limits: see watch.yaml.
         every: TEST_FREQ, SAVE_FREQ and the like: at their multiples a step takes longer than usual; 0 = never.
         total: the last step, which validates and saves too; 0 = not known.
+        logs_first: the trainer logs a step and then validates and saves (SFT, DPO), not the other way round (RL).
     """
 
     began: float
     limits: StallLimits
     every: tuple[int, ...] = ()
     total: int = 0
+    logs_first: bool = False
     step: int = 0
     seen: float = 0.0
     steps_seen: int = 0
-    usual: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    with_more: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    times: dict[Kind, deque[float]] = field(default_factory=dict)
 
     def add(self, step: int, now: float) -> None:
         """A new step is in the log."""
         if step <= self.step and self.steps_seen:
             return
-        # Several steps at one look share its time; the first gap holds compiling and loading.
-        if self.steps_seen and step > 0:
-            taken = (now - self.seen) / (step - self.step)
-            more = any(self._does_more(number) for number in range(self.step, step + 1))
-            (self.with_more if more else self.usual).append(taken)
+        if self.steps_seen:
+            kinds = map(self._after, range(self.step, step))
+            self._keep(now - self.seen, Counter(kinds if self.steps_seen > 1 else {_FIRST: step - self.step}))
         self.step, self.seen = step, now
         self.steps_seen += 1
 
-    def _does_more(self, step: int) -> bool:
-        """Whether something beside training lies around *step*: verl logs it before (SFT) or after (RL)."""
-        due = any(freq > 0 and step > 0 and step % freq == 0 for freq in self.every)
-        return due or (self.total > 0 and step >= self.total) or step <= 0
+    def _keep(self, seconds: float, kinds: Counter[Kind]) -> None:
+        """Several steps at one look share its time; what is over a usual step's is the extra work's."""
+        plain, usual = kinds.pop(PLAIN, 0), self.step_seconds or 0.0
+        if not kinds:
+            kinds, plain = Counter({PLAIN: plain}), 0
+        if len(kinds) == 1:
+            ((kind, count),) = kinds.items()
+            taken = (seconds - plain * usual) / count
+            self.times.setdefault(kind, deque(maxlen=REMEMBERED)).append(
+                max(taken, usual) if plain else taken
+            )
+
+    def _due(self, step: int) -> Kind:
+        if self.total and step >= self.total:
+            return frozenset({*self._frequencies(), _LAST})
+        return frozenset(freq for freq in self._frequencies() if step > 0 and step % freq == 0)
+
+    def _frequencies(self) -> Iterator[int]:
+        return (freq for freq in self.every if freq > 0)
+
+    def _after(self, step: int) -> Kind:
+        """What is done between the lines of *step* and the next one."""
+        return self._due(step if self.logs_first else step + 1)
 
     @property
     def step_seconds(self) -> float | None:
-        """Median seconds of a step that neither validates nor saves; of any step where there is no other."""
-        times = self.usual or self.with_more
-        return median(times) if times else None
+        """Median seconds of a step that neither validates nor saves; of the quickest kind where there is no such."""
+        if PLAIN in self.times:
+            return median(self.times[PLAIN])
+        return min(map(median, self.times.values()), default=None)
 
     def limit(self) -> float:
-        """Seconds after the newest step (the launch, before the second step) at which the run counts as stuck."""
+        """Seconds after the newest step (the launch, before the first) at which the run counts as stuck."""
         usual = self.step_seconds
         if usual is None:
             return self.limits.start
         allowed = max(self.limits.least, self.limits.factor * usual)
-        if self._does_more(self.step) or self._does_more(self.step + 1):
-            slow = median(self.with_more) if self.with_more else None
-            allowed = max(allowed, self.limits.long if slow is None else self.limits.factor * slow)
+        kind = self._after(self.step)
+        if kind:
+            slow = self.times.get(kind)
+            allowed = max(allowed, self.limits.factor * median(slow) if slow else self.limits.long)
         return allowed
 
     def _since(self, now: float) -> float:
-        return now - (self.seen if self.step_seconds is not None else self.began)
+        return now - (self.seen if self.steps_seen else self.began)
 
     def late_by(self, now: float) -> float | None:
         """Seconds since anything happened when that is over the limit, else None."""
@@ -79,14 +108,34 @@ class Pace:
         return self.limit() - self._since(now)
 
     def eta(self, now: float) -> float | None:
-        """Seconds to the last step; None where it is not known."""
+        """Seconds to the end of the last step and its work; None where it is not known."""
         usual = self.step_seconds
         if usual is None or not self.total:
             return None
-        left = max(0, self.total - self.step)
-        more = sum(self._does_more(step) for step in range(self.step + 1, self.total + 1))
-        slow = median(self.with_more) if self.with_more else usual
-        return max(0.0, (left - more) * usual + more * slow - (now - self.seen))
+        counts = self._count(self.step + (not self.logs_first), self.total - 1)
+        left = sum(count * self._expected(kind, usual) for kind, count in counts.items())
+        last = self._expected(self._due(self.total), usual)
+        if self.logs_first:
+            left += last - usual
+        elif self.step < self.total:
+            left += last
+        return max(0.0, left - (now - self.seen))
+
+    def _expected(self, kind: Kind, usual: float) -> float:
+        """Seconds of a step of *kind*; where none was timed, of the slowest that does part of its work."""
+        known = [kind] if kind in self.times else [other for other in self.times if other <= kind]
+        return max((median(self.times[one]) for one in known), default=usual)
+
+    def _count(self, first: int, last: int) -> dict[Kind, int]:
+        """How many of the steps *first* to *last* are of which kind. By arithmetic: there may be a million."""
+        found: dict[Kind, int] = {}
+        frequencies = set(self._frequencies())
+        for size in range(len(frequencies), -1, -1):
+            for kind in map(frozenset, combinations(frequencies, size)):
+                period = lcm(*kind)
+                multiples = max(0, last // period - (first - 1) // period)
+                found[kind] = multiples - sum(count for other, count in found.items() if other > kind)
+        return found
 
 
 def words(seconds: float) -> str:

@@ -9,11 +9,15 @@ from typing import Any
 from common.gpu_sampler import last_step
 from common.launcher import runs
 from common.launcher.errors import UserError
+from common.launcher.hydra_words import value_of
 from monitor.health import Observation, Rule, evaluate
 from monitor.metrics_collector import Collector
+from monitor.prompt_errors import METRIC as PROMPT_ERRORS
+from monitor.prompt_errors import PromptErrors
 from monitor.run import Run
 
 SHOWN = ("critic/score/mean", "train/loss")
+LOGS_FIRST = ("sft", "dpo")
 
 
 class RunState:
@@ -23,6 +27,7 @@ class RunState:
         self.folder = folder
         self.record: dict[str, Any] = runs.read(folder)
         self._collector = Collector(folder)
+        self._prompt_errors = PromptErrors()
 
     def refresh(self) -> None:
         """Read run.json again; a moment in which it cannot be read changes nothing."""
@@ -73,21 +78,34 @@ class RunState:
         except OSError:
             return 0.0
 
-    def number(self, name: str) -> int:
-        """A knob as a number, 0 where it is none."""
-        try:
-            return int(self.knobs.get(name, "0"))
-        except ValueError:
-            return 0
+    @property
+    def save_freq(self) -> int:
+        """Steps between two checkpoints, 0 or less for none."""
+        return self._frequency("save")
+
+    def _frequency(self, what: str) -> int:
+        """`trainer.<what>_freq` as verl got it: a key=value of the user's overrules the knob."""
+        words = [*(self.record.get("command") or ()), *(self.record.get("extra") or ())]
+        for value in (value_of(words, f"trainer.{what}_freq"), self.knobs.get(f"{what.upper()}_FREQ", "")):
+            try:
+                return int(value)
+            except ValueError:
+                continue
+        return 0
+
+    @property
+    def logs_first(self) -> bool:
+        """Whether the trainer logs a step before it validates and saves."""
+        return self.record["method"] in LOGS_FIRST
 
     def slow_steps(self) -> tuple[int, ...]:
         """At multiples of these a step does more than train."""
         per_round = self.record.get("steps_per_round") or 0
         whole = per_round in (0, self.record.get("total_steps"))
-        return (self.number("TEST_FREQ"), self.number("SAVE_FREQ"), 0 if whole else per_round)
+        return (self._frequency("test"), self.save_freq, 0 if whole else per_round)
 
     def protected_steps(self) -> set[int]:
-        """Checkpoints that a self-play round still needs: the one that it started from."""
+        """Checkpoints that self-play needs: the one that the newest round started from, or the next one will."""
         per_round, step = self.record.get("steps_per_round") or 0, runs.latest_step(self.checkpoints)
         return {step // per_round * per_round} if per_round and step else set()
 
@@ -116,6 +134,14 @@ class RunState:
         if run is None:
             return []
         return evaluate(rules, run.metrics, lambda name: _pair(run, name))
+
+    def is_new(self, hit: Observation) -> bool:
+        """Whether the newest attempt has a part in it: prompt errors are counted over all attempts."""
+        if hit.metric != PROMPT_ERRORS:
+            return True
+        while self._prompt_errors.advance([self.console]):
+            pass
+        return self._prompt_errors.count > 0
 
 
 def _pair(run: Run, name: str) -> tuple[Any, Any]:

@@ -73,6 +73,7 @@ class Watch:
         self.saved = runs.latest_step(self.run.checkpoints)
         self._pool = ThreadPoolExecutor(1, "after-save")
         self._last: dict[str, float] = {}  # when something was done last
+        self._troubles: set[tuple[Any, ...]] = set()
 
     def _round(self) -> tuple[int, bool]:
         return self.run.attempt["n"], "command" in self.run.attempt
@@ -80,14 +81,41 @@ class Watch:
     def _new_pace(self) -> Pace:
         self._attempt = self.run.attempt["n"]
         total = self.run.record.get("total_steps") or 0
-        return Pace(self.now(), self.settings.stall, self.run.slow_steps(), total)
+        return Pace(self.now(), self.settings.stall, self.run.slow_steps(), total, self.run.logs_first)
 
     # ---- one look ---------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Look at everything once."""
-        self.run.refresh()
         now = self.now()
+        fresh = bool(self._guarded(self._read_step))
+        if not self.effect.done:
+            self._guarded(self._check_effect)
+        self._guarded(self._look_for_stall, now)
+        if self._due("rules", self.settings.rules_every, now) and (fresh or self.pace.steps_seen):
+            self._guarded(self._apply_rules)
+        self._guarded(self._look_for_checkpoint)
+        self._guarded(self._stop_when_saved)
+        if fresh or self._due("heartbeat", self.settings.heartbeat, now):
+            self._guarded(self._beat, now)
+        every = self.settings.progress_terminal if self.terminal else self.settings.progress_log
+        if fresh and self._due("progress", every, now):
+            self._guarded(self._say_progress, now)
+
+    def _guarded(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        """Do one thing; what goes wrong (a full disk, a folder that is gone) is said once and stops nothing else."""
+        try:
+            return act(*arguments)
+        except Exception as error:
+            trouble = (act.__name__, type(error), getattr(error, "errno", None))
+            if trouble not in self._troubles:
+                self._troubles.add(trouble)
+                self.say(f"the watcher cannot do all of its work: {type(error).__name__}: {error}")
+            return None
+
+    def _read_step(self) -> bool:
+        """Read run.json and the newest step; whether that is new."""
+        self.run.refresh()
         if self._round() != self._known_round:  # a self-play round begins, after what was asked before it
             self.pace, self._known_round = self._new_pace(), self._round()
             self.effect = EffectCheck(self.run, self.effect.console_size())
@@ -97,17 +125,7 @@ class Watch:
         fresh = step is not None and (step[0] > self.pace.step or not self.pace.steps_seen)
         if step and fresh:
             self.pace.add(*step)
-        if not self.effect.done:
-            self._check_effect()
-        self._look_for_stall(now)
-        if self._due("rules", self.settings.rules_every, now) and (fresh or self.pace.steps_seen):
-            self._apply_rules()
-        self._look_for_checkpoint()
-        if fresh or self._due("heartbeat", self.settings.heartbeat, now):
-            self._beat(now)
-        every = self.settings.progress_terminal if self.terminal else self.settings.progress_log
-        if fresh and self._due("progress", every, now):
-            self.say(self._progress(now))
+        return fresh
 
     def pause(self) -> float:
         """Seconds until the next look: a stall is reported when it becomes one, not a poll later."""
@@ -116,15 +134,14 @@ class Watch:
 
     def finish(self) -> None:
         """The run has ended and run.json says how: last checkpoint, last message."""
-        self.run.refresh()
-        self._look_for_checkpoint()
+        self._guarded(self.run.refresh)
+        self._guarded(self._look_for_checkpoint)
         if self.actions.keep_best and self.saved:  # the last validation is known only now
             last = self.run.checkpoints / f"global_step_{self.saved}"
             self._submit(last, self.saved, Actions(self.actions.keep, keep_best=True))
         self._pool.shutdown(wait=True)
         state = self.run.record.get("state", "")
-        with contextlib.suppress(OSError):
-            self._beat(self.now(), state)
+        self._guarded(self._beat, self.now(), state)
         failure = self.run.record.get("failure") or {}
         if state in ("failed", "finished"):
             text = f"{state} at step {self.pace.step} of {self.pace.total or '?'}"
@@ -154,13 +171,13 @@ class Watch:
         }
         write_text(self.folder / HEARTBEAT, json.dumps(beat))
 
-    def _progress(self, now: float) -> str:
+    def _say_progress(self, now: float) -> None:
         parts = [f"step {self.pace.step} of {self.pace.total or '?'}", self.run.shown_metric()]
         if taken := self.pace.step_seconds:
             parts.append(f"{taken:.1f} s a step" if taken < 100 else f"{words(taken)} a step")
         if (eta := self.pace.eta(now)) is not None:
             parts.append(f"about {words(eta)} left")
-        return ", ".join(part for part in parts if part)
+        self.say(", ".join(part for part in parts if part))
 
     def _note(self, event: str, text: str, **fields: Any) -> None:
         """A line on the console and in watch.jsonl."""
@@ -194,46 +211,62 @@ class Watch:
         self.stalled_since = now
         path = self.folder / "stacks" / f"attempt-{self._attempt}-step-{self.pace.step}.txt"
         usual = self.pace.step_seconds
-        if usual:
+        if usual is None and self.pace.steps_seen:
+            what = f"no new step for {words(late)} after step {self.pace.step}, the first"
+        elif usual is not None:
             what = f"no new step for {words(late)} after step {self.pace.step} (steps take {usual:.1f} s)"
         else:
             what = f"start-up has taken {words(late)} and no second step was logged"
         text = f"stalled: {what}; stacks in {path}"
         self._note("stall", text, stacks=str(path))
         self._alert("stall", text)
-        count, stopped = stacks.save(self.tag, path, text)
+        self._guarded(self._save_stacks, path, text)
+        if STALL in self.stop_on:
+            self._stop("rule", text)
+
+    def _save_stacks(self, path: Path, why: str) -> None:
+        count, stopped = stacks.save(self.tag, path, why)
         if stopped:
             self._note(
                 "stall", f"stopped by a signal: process {', '.join(stopped)} (kill -CONT lets it go on)"
             )
         elif not count:
             self._note("stall", "no process of this run is left on this machine")
-        if STALL in self.stop_on:
-            self._stop("rule", text)
 
     # ---- rules ------------------------------------------------------------------------------------
 
     def _apply_rules(self) -> None:
         found = {f"{hit.rule.id}:{hit.metric}": hit for hit in self.run.observations(self.rules)}
         for name, hit in found.items():
-            if name in self.holding:
-                continue
             text = hit.sentence("en")
-            self._note("rule", f"{text} {hit.advice('en')}".strip(), rule=hit.rule.id, metric=hit.metric)
-            if hit.rule.severity in self.settings.severities:
-                self._alert("rule", text, rule=hit.rule.id, severity=hit.rule.severity)
-            if hit.rule.id in self.stop_on and not self.stop_reason:
+            if name not in self.holding:
+                self._note("rule", f"{text} {hit.advice('en')}".strip(), rule=hit.rule.id, metric=hit.metric)
+                if hit.rule.severity in self.settings.severities:
+                    self._alert("rule", text, rule=hit.rule.id, severity=hit.rule.severity)
+            if hit.rule.id in self.stop_on and not self.stop_reason and self.run.is_new(hit):
                 self._stop_after_checkpoint(f"rule {hit.rule.id}: {text}")
         self.holding = {name: hit.since for name, hit in found.items()}
 
     def _stop_after_checkpoint(self, reason: str) -> None:
+        if self._is_last(self.pace.step):
+            return
         last = runs.latest_step(self.run.checkpoints) or 0
-        freq = self.run.number("SAVE_FREQ")
+        freq = self.run.save_freq
         if freq <= 0:
             self._stop("rule", reason)
             return
         self.stop_reason, self.stop_after_step = reason, last
         self._note("stopping", f"stopping after the next checkpoint (SAVE_FREQ={freq}): {reason}")
+
+    def _is_last(self, step: int) -> bool:
+        """Whether the run ends with *step* by itself: a stop would only cut what it does at its end."""
+        return 0 < self.pace.total <= step
+
+    def _stop_when_saved(self) -> None:
+        """RL saves, validates and then logs: only a step that is logged too is done."""
+        saved = self.saved or 0
+        if self.stop_reason and self.stop_after_step < saved <= self.pace.step and not self._is_last(saved):
+            self._stop("rule", self.stop_reason)
 
     def _stop(self, kind: str, reason: str) -> None:
         if self.stopping:
@@ -259,8 +292,6 @@ class Watch:
         self.saved = newest
         for step, folder in fresh.items() if self.actions else ():
             self._submit(folder, step, self.actions)
-        if self.stop_reason and newest > self.stop_after_step:
-            self._stop("rule", self.stop_reason)
 
     def _submit(self, folder: Path, step: int, actions: Actions) -> None:
         self._pool.submit(
@@ -270,7 +301,7 @@ class Watch:
             step,
             self.say,
             log=self.folder / "on_save.log",
-            protected=self.run.protected_steps(),
+            protected=self.run.protected_steps,
         )
 
     # ---- effect check -----------------------------------------------------------------------------
@@ -289,17 +320,12 @@ def watch(
     """Watch until *ended*, which waits that many seconds, says that the run is over."""
     from common.launcher.supervise import say
 
-    hook, form = os.environ.get(VARIABLE, ""), os.environ.get(FORMAT_VARIABLE, "")
+    # Taken out: ON_SAVE and the export inherit the rest.
+    hook, form = os.environ.pop(VARIABLE, ""), os.environ.get(FORMAT_VARIABLE, "")
     terminal = sys.stderr.isatty()
     watcher = Watch(
         folder, tag, supervisor, settings, say, webhook=hook, webhook_format=form, terminal=terminal
     )
-    trouble = ""
     while not ended(watcher.pause()):
-        try:
-            watcher.tick()
-        except OSError as error:  # a full disk is no reason to leave the run alone
-            if str(error) != trouble:
-                trouble = str(error)
-                say(f"the watcher cannot do its work: {trouble}")
+        watcher.tick()
     watcher.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from common.watcher.alerts import Webhook, format_of, payload, post
+from common.watcher.settings import load
+from common.watcher.watch import watch
 
 from .conftest import Paper
 
@@ -96,6 +99,9 @@ def test_what_goes_wrong_is_said_without_the_address(server: Server) -> None:
         SECRET,
         f"http://[{SECRET}",
         f"http:///{SECRET}",
+        f"http://127.0.0.1:9/a b {SECRET}",
+        f"https://127.0.0.1:{SECRET}/x",
+        f"127.0.0.1/{SECRET}",
     ):
         problem = post(url, "json", "hi", {}, 5)
         assert problem
@@ -113,6 +119,46 @@ def test_a_failing_webhook_is_reported_and_the_next_message_still_sent(server: S
     hook.close()
     assert said == ["webhook: the message was not delivered (HTTP 500)"]
     assert [body["text"] for body in server.bodies] == ["one", "two"]
+
+
+def test_what_is_no_http_answer_ends_no_thread() -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def answer() -> None:
+            for _ in range(2):
+                with door.accept()[0] as line:
+                    line.recv(4096)
+                    line.sendall(b"garbage\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        hook = Webhook(f"http://127.0.0.1:{door.getsockname()[1]}/{SECRET}", "", 5, said.append)
+        hook.send("one")
+        hook.send("two")
+        hook.close()
+        thread.join()
+    assert said == ["webhook: the message was not delivered (BadStatusLine)"] * 2
+
+
+def test_an_address_that_cannot_be_read_is_json() -> None:
+    assert format_of(f"http://[{SECRET}") == "json"
+
+
+def test_the_address_is_not_passed_on(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCH_WEBHOOK", f"http://127.0.0.1:9/{SECRET}")
+    paper.record(knobs={"ON_SAVE": "env", "SAVE_FREQ": "5"})
+    looks = iter([False, True])
+
+    def ended(_: float) -> bool:
+        if not paper.checkpoints.exists():
+            paper.checkpoint(5)
+        return next(looks)
+
+    watch(paper.folder, "no-such-tag", 4242, load(), ended)
+    printed = (paper.folder / "on_save.log").read_text()
+    assert "PATH=" in printed
+    assert SECRET not in printed
 
 
 def test_a_run_with_a_webhook(paper: Paper, server: Server) -> None:

@@ -128,6 +128,29 @@ def test_what_did_not_arrive_is_named(word: str, said: str) -> None:
     assert said in str(found)
 
 
+@pytest.mark.parametrize(
+    ("word", "got", "said"),
+    [
+        ("data.n=${model.path}", "m", ""),
+        ("data.n=${model.path}", "x", "data.n did not arrive: wanted 'm', verl trains with 'x'"),
+        ("data.n=${.m}", "of data", ""),
+        ("data.n=${.m}", "x", "wanted 'of data', verl trains with 'x'"),
+        ('data.n="a ${model.path}"', "a m", ""),
+        ("data.n=[1,${model.path}]", [1, "m"], ""),
+        ("data.n=[1,${model.path}]", [1, "x"], "wanted [1, 'm'], verl trains with [1, 'x']"),
+        # Nothing to compare: no such key, what only the other process knows, and a literal in a resolved print.
+        ("data.n=${gone.too}", "x", ""),
+        ("data.n=${oc.env:HOME}", "x", ""),
+        ('data.n="a \\${b}"', "a ${b}", ""),
+        ("data.n=1,2", 1, ""),
+    ],
+)
+def test_overrides_that_refer_to_other_keys(word: str, got: object, said: str) -> None:
+    found = mismatches([word], {"model": {"path": "m"}, "data": {"n": got, "m": "of data"}})
+    assert len(found) == bool(said)
+    assert not said or said in str(found[0])
+
+
 def test_of_two_overrides_the_later_counts() -> None:
     assert mismatches(["data.seed=2", "data.seed=1"], {"data": {"seed": 1}}) == []
 

@@ -62,6 +62,11 @@ def test_a_wrong_file(tmp_path: Path, change: dict, said: str) -> None:
         ({"KEEP_BEST": "true", "SAVE_FREQ": "6", "TEST_FREQ": "0"}, "rl", "TEST_FREQ=0 does not divide"),
         ({"EXPORT_HF": "true", "SAVE_FREQ": "0"}, "rl", "EXPORT_HF needs checkpoints: set SAVE_FREQ above 0"),
         ({"ON_SAVE": "cp {where}", "SAVE_FREQ": "5"}, "rl", "ON_SAVE='cp {where}' cannot be read"),
+        (
+            {"ON_SAVE": "cp {checkpoint.name} x", "SAVE_FREQ": "5"},
+            "rl",
+            "ON_SAVE='cp {checkpoint.name} x' cannot be read",
+        ),
     ],
 )
 def test_knobs_at_the_launch(knobs: dict[str, str], task: str, said: str | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 
@@ -181,6 +183,127 @@ def test_a_rule_that_stop_on_does_not_name_stops_nothing(paper: Paper, running: 
     paper.record(knobs={"STOP_ON": "not_finite"})
     running(12, actor__kl_loss=0.9)
     assert paper.signals == []
+
+
+def test_a_checkpoint_stops_the_run_only_once_its_step_is_logged(paper: Paper, running: Running) -> None:
+    """RL saves, then validates, then logs."""
+    paper.record(knobs={"STOP_ON": "kl_high", "SAVE_FREQ": "20"})
+    watch = running(19, actor__kl_loss=0.9)
+    paper.checkpoint(20)
+    watch.tick()
+    assert paper.signals == []
+    paper.step(20, actor__kl_loss=0.9)
+    watch.tick()
+    assert paper.signals == [(4242, signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("freq", "looked"), [("20", 1), ("0", 20)])
+def test_a_run_that_ends_by_itself_is_not_stopped(paper: Paper, freq: str, looked: int) -> None:
+    paper.record(knobs={"STOP_ON": "kl_high", "SAVE_FREQ": freq}, total_steps=20)
+    watch = paper.start()
+    for step in range(1, 21):
+        paper.step(step, actor__kl_loss=0.9)
+        if step >= looked:
+            watch.tick()
+    paper.checkpoint(20)
+    watch.tick()
+    watch.finish()
+    assert "rule" in {event["event"] for event in paper.events()}
+    assert paper.signals == []
+    assert not (paper.folder / "stop.json").exists()
+
+
+def test_a_checkpoint_found_at_the_end_stops_nothing(paper: Paper, running: Running) -> None:
+    paper.record(knobs={"STOP_ON": "kl_high", "SAVE_FREQ": "20"})
+    watch = running(12, actor__kl_loss=0.9)
+    paper.step(20)
+    paper.checkpoint(20)
+    watch.finish()
+    assert paper.signals == []
+
+
+@pytest.mark.parametrize("where", ["extra", "command"])
+def test_a_frequency_of_the_users_own(paper: Paper, running: Running, where: str) -> None:
+    paper.record(knobs={"STOP_ON": "kl_high", "SAVE_FREQ": "0"}, **{where: ["x", "trainer.save_freq=20"]})
+    watch = running(12, actor__kl_loss=0.9)
+    assert paper.signals == []
+    assert any("stopping after the next checkpoint (SAVE_FREQ=20)" in line for line in paper.said)
+    assert 20 in watch.pace.every
+
+
+def test_prompt_errors_of_an_earlier_attempt_stop_nothing(paper: Paper) -> None:
+    attempts = [{"n": n, "metrics": f"metrics-{n}.jsonl", "console": f"console-{n}.log"} for n in (1, 2)]
+    paper.console("ERROR:Error in _run_prompt for uid=1\nstep:1 - critic/score/mean:0.5\n")
+    paper.step(1)
+    paper.record(knobs={"STOP_ON": "prompt_errors", "SAVE_FREQ": "0"}, attempts=attempts)
+    watch = paper.start()
+    console = paper.folder / "console-2.log"
+
+    def step(number: int) -> None:
+        paper.clock += 20
+        metrics = paper.folder / "metrics-2.jsonl"
+        with metrics.open("a") as log:
+            row = {"step": number, "data": {"critic/score/mean": 0.1 * number}}
+            log.write(json.dumps(row, separators=(",", ":")) + "\n")
+        os.utime(metrics, (paper.clock, paper.clock))
+        watch.tick()
+
+    console.write_text("step:2 - critic/score/mean:0.5\n")
+    step(2)
+    step(3)
+    assert [event["rule"] for event in paper.events() if "rule" in event] == ["prompt_errors"]
+    assert paper.signals == []
+    with console.open("a") as log:
+        log.write("ERROR:Error in _run_prompt for uid=2\n")
+    step(4)
+    assert paper.signals == [(4242, signal.SIGINT)]
+
+
+def test_stop_on_stall_where_no_stacks_can_be_written(paper: Paper, running: Running) -> None:
+    paper.record(knobs={"STOP_ON": "stall"})
+    watch = running(10)
+    (paper.folder / "stacks").write_text("no folder")
+    paper.clock += 51
+    watch.tick()
+    assert paper.signals == [(4242, signal.SIGINT)]
+    assert any("the watcher cannot do all of its work: FileExistsError" in line for line in paper.said)
+
+
+def test_what_the_watcher_cannot_do_is_said_once_and_it_goes_on(
+    paper: Paper, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper.record(knobs={"STOP_ON": "stall"})
+    watch = running(10)
+
+    def broken(*_: object) -> None:
+        raise KeyError("what")
+
+    monkeypatch.setattr("common.launcher.effect.check", broken)
+    monkeypatch.setattr(watch.run, "observations", broken)
+    for _ in range(2):
+        paper.console("more\n")
+        paper.clock += 20
+        watch.tick()
+    assert [line for line in paper.said if "cannot" in line] == [
+        "the watcher cannot do all of its work: KeyError: 'what'"
+    ] * 2  # of two parts
+    paper.clock += 51
+    watch.tick()
+    assert paper.signals == [(4242, signal.SIGINT)]
+    monkeypatch.setattr(watch, "_look_for_checkpoint", broken)
+    paper.record(state="finished")
+    watch.finish()
+    assert paper.beat()["state"] == "finished"
+
+
+def test_a_folder_that_is_gone(paper: Paper, running: Running) -> None:
+    watch = running(3)
+    shutil.rmtree(paper.folder)
+    for _ in range(3):
+        paper.clock += 20
+        watch.tick()
+    watch.finish()
+    assert any("cannot do all of its work" in line for line in paper.said)
 
 
 def test_an_unknown_rule_in_stop_on(paper: Paper) -> None:
