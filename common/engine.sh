@@ -5,15 +5,12 @@
 # Fills OVERRIDES with the keys that both methods set from the shared knobs.
 # Globals: OVERRIDES (set), knobs (read)
 engine::shared() {
-  local loggers contents='[model,optimizer,extra,hf_model]' epochs="$TOTAL_EPOCHS" per_epoch val=null
+  local loggers contents='[model,optimizer,extra,hf_model]' val=null
   # With LoRA verl would export weights under PEFT's names, which transformers loads as random ones.
   [[ "$USE_LORA" != true ]] || contents='[model,optimizer,extra]'
   loggers="console,file${LOGGERS:+,$LOGGERS}"
   [[ "$USE_WANDB" != true ]] || loggers+=",wandb"
   [[ -z "$VAL_FILE" ]] || val="$(launch::quote "$VAL_FILE")"
-  # verl ends with the last epoch, wherever TOTAL_STEPS is.
-  per_epoch=$((TRAIN_ROWS / TRAIN_BATCH_SIZE > 0 ? TRAIN_ROWS / TRAIN_BATCH_SIZE : 1))
-  ((TOTAL_STEPS <= epochs * per_epoch)) || epochs=$(((TOTAL_STEPS + per_epoch - 1) / per_epoch))
 
   OVERRIDES=(
     "data.train_files=$(launch::quote "$TRAIN_FILE")"
@@ -46,7 +43,7 @@ engine::shared() {
 
     "checkpoint.save_contents=$contents"
 
-    "trainer.total_epochs=$epochs"
+    "trainer.total_epochs=$(launch::epochs)"
     "trainer.total_training_steps=$([[ "$TOTAL_STEPS" -gt 0 ]] && echo "$TOTAL_STEPS" || echo null)"
     "trainer.n_gpus_per_node=$N_GPUS"
     "trainer.nnodes=$NNODES"

@@ -42,6 +42,17 @@ launch::kept() {
   if [[ "$KEEP_CHECKPOINTS" -gt 0 && "$KEEP_BEST" != true ]]; then echo "$KEEP_CHECKPOINTS"; else echo null; fi
 }
 
+# Prints as many epochs as TOTAL_STEPS takes: verl ends with the last epoch, wherever TOTAL_STEPS is.
+launch::epochs() {
+  local per_epoch=$((TRAIN_ROWS / TRAIN_BATCH_SIZE))
+  ((per_epoch > 0)) || per_epoch=1
+  if ((TOTAL_STEPS > TOTAL_EPOCHS * per_epoch)); then
+    echo $(((TOTAL_STEPS + per_epoch - 1) / per_epoch))
+  else
+    echo "$TOTAL_EPOCHS"
+  fi
+}
+
 # Sets a knob that the user left at auto.
 # Arguments: the knob's name, the method's value
 launch::default() {
@@ -219,14 +230,23 @@ launch::keep_new() {
 # Globals: OVERRIDES (what methods share)
 # Arguments: program and its fixed arguments, then --, then the method's own overrides
 launch::hand_over() {
-  local command=() own=() users=()
+  local command=() own=() users=() word key
+  local -A added=()
   declare -gA TAKEN=()
   while [[ "$1" != -- ]]; do
     command+=("$1")
     shift
   done
   shift
-  launch::keep_new users "${EXTRA[@]}"
+  # A key that we add with + is not in verl's config: a user's plain word for it would be refused as unknown.
+  for word in "${OVERRIDES[@]}" "$@"; do
+    key="${word%%=*}"
+    [[ "$key" != +* ]] || added["${key##*+}"]=1
+  done
+  for word in "${EXTRA[@]}"; do
+    [[ -z "${added["${word%%=*}"]:-}" ]] || word="++$word"
+    launch::keep_new users "$word"
+  done
   launch::keep_new own "$@"
   launch::keep_new command "${OVERRIDES[@]}"
   command+=("${own[@]}" "${users[@]}")

@@ -57,7 +57,7 @@ rl::shared() {
     "$a.rollout.log_prob_use_dynamic_bsz=$(launch::bool "$USE_DYNAMIC_BSZ")"
     "$a.rollout.log_prob_max_token_len_per_gpu=$budget"
 
-    "trainer.total_epochs=$TOTAL_EPOCHS"
+    "trainer.total_epochs=$(launch::epochs)"
     "trainer.total_training_steps=$([[ "$TOTAL_STEPS" -gt 0 ]] && echo "$TOTAL_STEPS" || echo null)"
     "trainer.n_gpus_per_node=$N_GPUS"
     "trainer.nnodes=$NNODES"

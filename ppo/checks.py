@@ -120,5 +120,5 @@ def vocabulary(model: str) -> int:
     """Rows of the embedding by config.json, 0 where that is not at hand."""
     try:
         return int(json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))["vocab_size"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0

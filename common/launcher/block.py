@@ -38,11 +38,11 @@ class Knob:
 
     @property
     def kind(self) -> str:
-        """``bool``, ``int``, ``float`` or ``str``, after the default."""
+        """``bool``, ``int``, ``ints``, ``float`` or ``str``, after the default (and the help: `comma-separated`)."""
         if self.default in ("true", "false"):
             return "bool"
         if re.fullmatch(r"-?\d+", self.default):
-            return "int"
+            return "ints" if "comma-separated" in self.help else "int"
         if re.fullmatch(r"-?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][-+]?\d+)", self.default):
             return "float"
         return "str"

@@ -5,6 +5,7 @@ The whole preflight works on the resolved config; these are the mistakes that kn
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -44,8 +45,6 @@ def check_model(model: str) -> str:
 
 
 def _near_folder(folder: Path) -> str:
-    import difflib
-
     parent = folder.parent
     names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, names, n=1)
@@ -88,6 +87,21 @@ def _nearest_multiple(value: int, step: int) -> str:
     return f"{above}" if below in (0, above) else f"{below} or {above}"
 
 
+def at_least_one(knobs: dict[str, str], *names: str) -> list[str]:
+    """A line for each of *names*, and of what every method has, that is below 1."""
+    shared = ("N_GPUS", "NNODES", "SEQUENCE_PARALLEL_SIZE", "TOTAL_EPOCHS")
+    return [
+        f"{name}={number(knobs, name)} must be 1 or more"
+        for name in (*names, *shared)
+        if number(knobs, name) < 1
+    ]
+
+
+def no_rows_fit(unit: str, limit: str) -> str:
+    """What is said where nothing is left to train on."""
+    return f"TRAIN_DATA has no {unit} that fit: use a longer {limit}, or look at the data"
+
+
 def check_batches(knobs: dict[str, str], train_rows: int) -> list[str]:
     """The batch arithmetic of verl's RL trainers; returns one line per mistake.
 
@@ -98,9 +112,7 @@ def check_batches(knobs: dict[str, str], train_rows: int) -> list[str]:
     batch, mini = number(knobs, "TRAIN_BATCH_SIZE"), number(knobs, "MINI_BATCH_SIZE")
     n, ranks = number(knobs, "ROLLOUT_N"), number(knobs, "N_GPUS") * number(knobs, "NNODES")
     tp, sp = number(knobs, "ROLLOUT_TP_SIZE"), number(knobs, "SEQUENCE_PARALLEL_SIZE")
-    for name, value in (("TRAIN_BATCH_SIZE", batch), ("MINI_BATCH_SIZE", mini), ("ROLLOUT_N", n)):
-        if value < 1:
-            problems.append(f"{name}={value} must be 1 or more")
+    problems += at_least_one(knobs, "TRAIN_BATCH_SIZE", "MINI_BATCH_SIZE", "ROLLOUT_N", "ROLLOUT_TP_SIZE")
     if problems:
         return problems
     if ranks % sp:
@@ -149,7 +161,9 @@ def check_batches(knobs: dict[str, str], train_rows: int) -> list[str]:
             f"MAX_TOKENS_PER_GPU={budget} (x {sp} sequence parallel) is below MAX_PROMPT_LENGTH + "
             f"MAX_RESPONSE_LENGTH = {longest}: use {-(-longest // sp)} or more"
         )
-    if train_rows < batch:
+    if train_rows < 1:
+        problems.append(no_rows_fit("rows", "MAX_PROMPT_LENGTH"))
+    elif train_rows < batch:
         problems.append(
             f"TRAIN_DATA has {train_rows} rows that fit, fewer than TRAIN_BATCH_SIZE={batch}: no step could run; "
             f"use TRAIN_BATCH_SIZE={train_rows} or less, more data, or a longer MAX_PROMPT_LENGTH"
@@ -183,8 +197,12 @@ def check_group_size(knobs: dict[str, str]) -> list[str]:
     ]
 
 
-def check_lora(knobs: dict[str, str]) -> list[str]:
-    """LoRA knobs that verl or vLLM would refuse minutes later."""
+def check_lora(knobs: dict[str, str], model: str = "") -> list[str]:
+    """LoRA knobs that verl or vLLM would refuse minutes later.
+
+    Args:
+        model: where it is a folder, the modules of LORA_TARGETS are looked for in it.
+    """
     if knobs.get("USE_LORA") != "true":
         return []
     problems = []
@@ -192,7 +210,55 @@ def check_lora(knobs: dict[str, str]) -> list[str]:
         problems.append(f"LORA_RANK={knobs.get('LORA_RANK')} must be between 1 and 512 (vLLM's limit)")
     if number(knobs, "LORA_ALPHA", 0) < 1:
         problems.append(f"LORA_ALPHA={knobs.get('LORA_ALPHA')} must be 1 or more: 0 switches the adapter off")
+    return problems + _check_targets(knobs.get("LORA_TARGETS", "all-linear"), module_names(model))
+
+
+def _check_targets(targets: str, known: set[str]) -> list[str]:
+    """PEFT takes a bare word as a regular expression for whole paths, and passes over names that it does not find."""
+    if targets == "all-linear" or re.search(r"[.*+?|()\\^$]", targets):
+        return []
+    names = [name.strip(" '\"") for name in targets.strip("[]").split(",")]
+    if not targets.startswith("["):
+        hint = "all-linear" if difflib.get_close_matches(targets, ["all-linear"], n=1) else f"[{targets}]"
+        return [f"LORA_TARGETS={targets} must be all-linear or a list: did you mean {hint}?"]
+    problems = []
+    for name in names if known else []:
+        if name.rpartition(".")[2] not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
+            problems.append(f"LORA_TARGETS={targets}: the model has no module {name}; {hint}")
     return problems
+
+
+def module_names(model: str) -> set[str]:
+    """Last names of the modules with a matrix in a local model's files; empty where they cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    folder, found = Path(model), set()
+    for file in sorted(folder.glob("*.safetensors")) if model and folder.is_dir() else []:
+        try:
+            with safe_open(file, framework="np") as tensors:
+                found |= {
+                    name.split(".")[-2]
+                    for name in tensors.keys()  # noqa: SIM118  (not a mapping)
+                    if name.endswith(".weight")
+                    and len(tensors.get_slice(name).get_shape()) > 1
+                    and "." in name[:-7]
+                }
+        except (OSError, SafetensorError):
+            return set()
+    return found - {"embed_tokens"}
+
+
+def check_same_adapter(knobs: dict[str, str], before: dict[str, str]) -> list[str]:
+    """What of the adapter a resumed run has otherwise than its checkpoint, which could not be read so."""
+    names = ("USE_LORA", "LORA_RANK", "LORA_TARGETS") if knobs.get("USE_LORA") == "true" else ("USE_LORA",)
+    return [
+        f"{name}={knobs[name]}, but the run was started with {before[name]}: its checkpoint goes on only so; start a "
+        "new run with --model RUN to go another way"
+        for name in names
+        if name in before and knobs.get(name) != before[name]
+    ]
 
 
 def check_reward(path: str, name: str, kwargs: str) -> str:
@@ -256,6 +322,10 @@ def check_resume(checkpoints: Path, ranks: int) -> int:
             f"{folder} is missing, though latest_checkpointed_iteration.txt names it: restore it, or write an "
             "older step into that file"
         )
+    if not any(folder.rglob("*.pt")):
+        raise UserError(
+            f"{folder} holds no checkpoint: write an older step into latest_checkpointed_iteration.txt, or start anew"
+        )
     shards = [*folder.glob("model_world_size_*_rank_0.pt"), *folder.glob("*/model_world_size_*_rank_0.pt")]
     sizes = {int(re.findall(r"world_size_(\d+)_", shard.name)[0]) for shard in shards}
     if sizes and ranks not in sizes:
@@ -280,6 +350,8 @@ def check_disk(output: Path, model: str, save: bool) -> None:
     weights = sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder.is_dir() else 0
     needed = max(8 * weights, _GIB) if save else _GIB // 10
     place = existing(output)
+    if not place.is_dir():
+        raise UserError(f"OUTPUT_DIR={output}: {place} is a file, no folder")
     free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from common.launcher.checks import number
+from common.launcher.checks import at_least_one, no_rows_fit, number
 
 UNITS = {"sft": ("rows", 1), "preference": ("pairs", 2)}
 
@@ -35,14 +35,10 @@ def check_batches(knobs: dict[str, str], task: str, train_rows: int) -> list[str
     unit, sequences = UNITS[task]
     batch, ranks = number(knobs, "TRAIN_BATCH_SIZE"), number(knobs, "N_GPUS") * number(knobs, "NNODES")
     sp, micro = number(knobs, "SEQUENCE_PARALLEL_SIZE"), number(knobs, "MICRO_BATCH_SIZE")
-    problems = [
-        f"{name}={value} must be 1 or more"
-        for name, value in (("TRAIN_BATCH_SIZE", batch), ("MAX_LENGTH", number(knobs, "MAX_LENGTH")))
-        if value < 1
-    ]
+    problems = at_least_one(knobs, "TRAIN_BATCH_SIZE", "MAX_LENGTH")
     if problems:
         return problems
-    if sp < 1 or ranks % sp:
+    if ranks % sp:
         return [f"SEQUENCE_PARALLEL_SIZE={sp} does not divide {ranks} GPUs (N_GPUS x NNODES): use a divisor"]
     if sp > 1 and knobs.get("PACKING") == "false":
         problems.append(f"SEQUENCE_PARALLEL_SIZE={sp} needs PACKING=true")
@@ -64,7 +60,9 @@ def check_batches(knobs: dict[str, str], task: str, train_rows: int) -> list[str
             f"MAX_TOKENS_PER_GPU={budget} (x {sp} sequence parallel) is below {what} = {longest}: "
             f"use {-(-longest // sp)} or more"
         )
-    if train_rows < batch:
+    if train_rows < 1:
+        problems.append(no_rows_fit(unit, "MAX_LENGTH"))
+    elif train_rows < batch:
         problems.append(
             f"TRAIN_DATA has {train_rows} {unit} that fit, fewer than TRAIN_BATCH_SIZE={batch}: no step could "
             f"run; use TRAIN_BATCH_SIZE={max(1, train_rows // ways * ways)} or less, more data, or a longer MAX_LENGTH"

@@ -188,7 +188,7 @@ def plan(
         )
     else:
         collector.problems += checks.check_batches(knobs, rows) + checks.check_group_size(knobs)
-    collector.problems += checks.check_lora(knobs) + launch_checks.problems(knobs, task)
+    collector.problems += checks.check_lora(knobs, model) + launch_checks.problems(knobs, task)
     name = knobs.get("EXPERIMENT_NAME") or runs.unique_name(output, method)
     run_dir = runs.logs_dir(output, method) / name
     derived: dict[str, str] = (collector.run(own.prepare, knobs, run_dir) or {}) if own else {}
@@ -208,12 +208,13 @@ def plan(
 
     resuming = bool(knobs.get("RESUME"))
     node = checks.number(knobs, "NODE_RANK", 0)
+    folder = engine_checks.node_folder(runs.logs_dir(output, method), name, node)
     step = None
     if resuming:
         step = collector.run(checks.check_resume, runs.checkpoint_dir(output, method, name), ranks)
+        collector.problems += checks.check_same_adapter(knobs, runs.read(folder)["knobs"])
     elif node == 0:
         collector.run(runs.check_new_name, output, method, name)
-    folder = engine_checks.node_folder(runs.logs_dir(output, method), name, node)
     steps = total_steps(knobs, rows) if data else 0
     rounds = round_checks.rounds_of(knobs)
     if step is not None and step >= steps > 0:
@@ -358,6 +359,9 @@ def main() -> None:
         "--record", type=Path, required=True, help="where the run's record waits for its folder"
     )
     own = parser.parse_args()
+    # What a reward of the user's prints while it is tried is no part of the answer.
+    out = os.dup(1)
+    os.dup2(2, 1)
     gc.set_threshold(
         100_000, 20, 100
     )  # what is imported and read stays: looking it through takes a fifth of the time
@@ -368,7 +372,8 @@ def main() -> None:
     else:
         answer, record = plan(own.method, own.task, knobs, extra, modes)
         own.record.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-    sys.stdout.buffer.write(b"".join(os.fsencode(f"{k}={v}") + b"\0" for k, v in answer.items()))
+    with os.fdopen(out, "wb") as pipe:
+        pipe.write(b"".join(os.fsencode(f"{k}={v}") + b"\0" for k, v in answer.items()))
     end_well()
 
 

@@ -161,7 +161,7 @@ def check_values(values: dict[str, str], knobs: dict[str, Knob]) -> None:
     Raises:
         UserError: naming the knob, the value and what is allowed.
     """
-    patterns = {"int": r"-?\d+", "float": r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"}
+    patterns = {"int": r"-?\d+", "ints": r"\d+(,\d+)*", "float": r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"}
     for name, knob in knobs.items():
         value = values[name]
         if knob.choices and value not in knob.choices:
@@ -171,7 +171,7 @@ def check_values(values: dict[str, str], knobs: dict[str, Knob]) -> None:
         if knob.kind == "bool" and value not in ("true", "false"):
             raise UserError(f"{name}='{value}' must be true or false")
         if knob.kind in patterns and not re.fullmatch(patterns[knob.kind], value):
-            what = "a whole number" if knob.kind == "int" else "a number"
+            what = {"int": "a whole number", "ints": "one or more whole numbers"}.get(knob.kind, "a number")
             raise UserError(f"{name}='{value}' is not {what}: {knob.help}")
 
 

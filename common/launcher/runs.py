@@ -55,11 +55,14 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / "run.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError
+        return found
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): this is not a run folder") from None
     except ValueError:
-        raise UserError(f"{path} is damaged (not JSON): restore it, or start a new run") from None
+        raise UserError(f"{path} is damaged (no JSON object): restore it, or start a new run") from None
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
@@ -93,6 +96,10 @@ def find_resumable(output: Path, method: str, wanted: str) -> ResumableRun:
             names = ", ".join(path.parent.name for path in records[-5:]) or "none"
             raise UserError(f"--resume: no {method} run '{wanted}' under {root} (newest runs: {names})")
     record = read(folder)
+    if not isinstance(record.get("knobs"), dict):
+        raise UserError(
+            f"--resume: {folder / 'run.json'} is damaged (no knobs): restore it, or start a new run"
+        )
     if record.get("method") != method:
         raise UserError(f"--resume: {folder} is a {record.get('method')} run, this is {method}/train.sh")
     name = folder.resolve().name
@@ -119,9 +126,10 @@ def check_new_name(output: Path, method: str, name: str) -> None:
     Raises:
         UserError: with what to do.
     """
-    if not re.fullmatch(r"[\w.+=@-]+", name):
+    if not re.fullmatch(r"(?!\.+$)[\w.+=@-]{1,200}", name):
         raise UserError(
-            f"EXPERIMENT_NAME='{name}' becomes a folder name: use letters, digits, '.', '_', '-', '+', '=', '@'"
+            f"EXPERIMENT_NAME='{name}' becomes a folder name: use up to 200 letters, digits, '.', '_', '-', '+', "
+            "'=', '@'"
         )
     for folder in (logs_dir(output, method) / name, checkpoint_dir(output, method, name)):
         if folder.exists() and any(folder.iterdir()):

@@ -232,7 +232,7 @@ def _on_cpu(roles: Roles, own: Runtime) -> list[Phase]:
 
     def phase(name: str, parts: Parts) -> Phase:
         trainer = sum(size for part, size in parts.items() if part.split(" ")[0] not in NOT_TORCH)
-        return Phase(name, {}, parts | {"holes in the heap": round(trainer * HOLES)})
+        return Phase(name, {}, parts | {"holes in the heap": round(trainer * HOLES[actor.compute])})
 
     models = [one for one in (actor, critic, roles.reference) if one]
     # The model as it was read stays while its shards are filled.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 # A CUDA context with the workspaces of cuBLAS and NCCL, per process. An assumption: no GPU was at hand.
 CUDA_CONTEXT = 640 << 20
 # On the CPU, heap beside the trainer's live tensors, as a share of them. torch allocates by memalign, which in glibc
-# cannot reuse a hole of just the right size, and the launcher has glibc keep what is freed (common/launch.sh).
-HOLES = 0.45
+# cannot reuse a hole of just the right size, and the launcher has glibc keep what is freed (common/launch.sh). By the
+# bytes of the dtype that the model computes in.
+HOLES = {4: 0.33, 2: 0.2}
 
 
 @dataclass(frozen=True)

@@ -232,3 +232,33 @@ def test_started_by_its_bare_name_from_its_own_folder(script: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) > 3
+
+
+def test_a_reward_that_prints_disturbs_nothing(launch: Launcher, tmp_path: Path) -> None:
+    source = (ROOT / "grpo/reward_func.py").read_text()
+    chatty = source + "\nprint('EVIL=1', flush=True)\nimport os\nos.write(1, b'MODEL_DIR=/nowhere\\0')\n"
+    (tmp_path / "chatty.py").write_text(chatty)
+    done = launch("--reward_func_path", str(tmp_path / "chatty.py"), "--name", "c")
+    assert done.code == 0, done.err
+    assert "EVIL=1" in done.err
+    assert done.overrides["actor_rollout_ref.model.path"] != '"/nowhere"'
+
+
+def test_steps_beyond_the_epochs_get_the_epochs_they_need(launch: Launcher) -> None:
+    """verl's RL trainer ends with the last epoch too, and then saves and validates nothing (480 rows, 8 a step)."""
+    assert launch("--name", "a", "--steps", "200", "--epochs", "1").overrides["trainer.total_epochs"] == "4"
+    assert launch("--name", "b", "--steps", "10", "--epochs", "1").overrides["trainer.total_epochs"] == "1"
+
+
+def test_several_steps_can_be_profiled(launch: Launcher) -> None:
+    done = launch("--name", "p", "--profile", "torch", "--profile_steps", "2,3")
+    assert done.overrides["global_profiler.steps"] == "[2,3]", done.err
+
+
+def test_a_users_plain_word_for_a_key_that_we_add_is_taken(launch: Launcher) -> None:
+    key = "actor_rollout_ref.model.override_config.attn_implementation"
+    done = launch("--name", "k", f"{key}=eager", "trainer.balance_batch=False")
+    words = done.call["argv"]
+    assert [word for word in words if key in word] == [f"++{key}=eager"]
+    assert "trainer.balance_batch=False" in words
+    assert composed(words).actor_rollout_ref.model.override_config.attn_implementation == "eager"

@@ -64,6 +64,21 @@ FLAGS = [
     (["--n", "1"], ["ROLLOUT_N=1", "2 or more"]),
     (["--use_lora", "--lora_rank", "1000"], ["LORA_RANK=1000 must be between 1 and 512"]),
     (["--use_lora", "--lora_alpha", "0"], ["LORA_ALPHA=0"]),
+    (["--use_lora", "--lora_targets", "all_linear"], ["LORA_TARGETS=all_linear", "did you mean all-linear?"]),
+    (["--use_lora", "--lora_targets", "q_proj"], ["must be all-linear or a list: did you mean [q_proj]?"]),
+    (["--use_lora", "--lora_targets", "[q_proj,vproj]"], ["has no module vproj; did you mean v_proj?"]),
+    (["--use_lora", "--lora_targets", "[foo]"], ["has no module foo; it has down_proj, gate_proj, k_proj"]),
+    (["--rollout_tp_size", "0"], ["ROLLOUT_TP_SIZE=0 must be 1 or more"]),
+    (["--sequence_parallel_size", "0"], ["SEQUENCE_PARALLEL_SIZE=0 must be 1 or more"]),
+    (["--nodes", "0"], ["NNODES=0 must be 1 or more"]),
+    (["--epochs", "-1"], ["TOTAL_EPOCHS=-1 must be 1 or more"]),
+    (
+        ["--profile", "torch", "--profile_steps", "2,x"],
+        ["PROFILE_STEPS='2,x' is not one or more whole numbers"],
+    ),
+    (["--max_prompt_length", "5"], ["TRAIN_DATA has no rows that fit: use a longer MAX_PROMPT_LENGTH"]),
+    (["--name", ".."], ["EXPERIMENT_NAME='..' becomes a folder name"]),
+    (["--name", "n" * 300], ["becomes a folder name: use up to 200 letters"]),
     (["--gpus", "0"], ["N_GPUS='0'"]),
     (["--gpus", "500"], ["N_GPUS=500", "cores"]),
     (["--device", "gpu"], ["DEVICE=gpu, but nvidia-smi shows no GPU"]),
@@ -73,7 +88,7 @@ FLAGS = [
 ]
 
 
-@pytest.mark.parametrize(("flags", "parts"), FLAGS, ids=[" ".join(flags) for flags, _ in FLAGS])
+@pytest.mark.parametrize(("flags", "parts"), FLAGS, ids=[" ".join(flags)[:80] for flags, _ in FLAGS])
 def test_wrong_flags_and_values(launch: Launcher, flags: list[str], parts: list[str]) -> None:
     refused(launch(*flags, timeout=20), *parts)
     assert not (launch.output / "logs").exists()
@@ -169,3 +184,29 @@ def test_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_key_value_goes_on_to_verl_as_it_is(launch: Launcher) -> None:
     assert launch.dry_run("no.such.key=1")[-1] == "no.such.key=1"
+
+
+@pytest.mark.parametrize("flags", [["--nodes", "0"], ["--sequence_parallel_size", "0"], ["--epochs", "0"]])
+def test_nothing_below_one_in_sft_either(launch: Launcher, flags: list[str]) -> None:
+    refused(launch(*flags, method="sft"), "=0 must be 1 or more")
+
+
+def test_an_output_folder_that_is_a_file(launch: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(launch("--output_dir", str(tmp_path / "file")), "file is a file, no folder")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"method": "grpo", "knobs": null}'])
+def test_a_damaged_record_is_said_when_it_is_to_be_resumed(launch: Launcher, text: str) -> None:
+    folder = launch.output / "logs" / "grpo" / "r"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(text)
+    refused(launch("--resume", "r"), "run.json is damaged")
+
+
+def test_a_resume_keeps_its_adapter_and_needs_a_checkpoint(launch: Launcher) -> None:
+    assert launch("--name", "r", FAKE_EXIT="1").code == 1
+    root = launch.fake_checkpoint("r", 15)
+    refused(launch("--resume", "r", "--use_lora"), "USE_LORA=true, but the run was started with false")
+    (root / "global_step_15" / "actor" / "model_world_size_1_rank_0.pt").unlink()
+    refused(launch("--resume", "r"), "global_step_15 holds no checkpoint")
