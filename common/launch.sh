@@ -129,10 +129,18 @@ launch::begin() {
   # The run's record, which becomes its folder's run.json once nothing stands in the way; the trap stays for it.
   RECORD_FILE="$answer.record"
   "$PYTHON" -m common.launcher.plan --method "$METHOD" --task "$TASK" --record "$RECORD_FILE" \
-    <"$answer" >"$answer.plan" || exit
+    <"$answer" >"$answer.plan" || launch::refused "$answer.plan"
   launch::assign <"$answer.plan"
   rm -f "$answer" "$answer.plan"
   launch::environment
+}
+
+# Ends after a mistake in knobs or data, which was said on stderr; --json has it as a report too.
+# Arguments: what the planner wrote
+launch::refused() {
+  local code=$?
+  [[ " ${MODES[*]} " != *' JSON '* ]] || cat "$1"
+  exit "$code"
 }
 
 # Exports what verl, Ray and the loggers read from the environment; FORWARDED names what every worker needs.

@@ -350,6 +350,16 @@ def refuse_running(record: dict[str, Any]) -> None:
         processes.end_tagged(last["tag"])
 
 
+def refusal(problem: str) -> str:
+    """Mistakes, a line each, as the report that ``--preflight-only --json`` prints."""
+    from common.preflight.finding import error
+    from common.preflight.report import Report
+
+    return json.dumps(
+        Report(findings=list(map(error, problem.splitlines()))).as_dict(), ensure_ascii=False, indent=1
+    )
+
+
 def main() -> None:
     """Entry point of ``python -m common.launcher.plan``."""
     parser = argparse.ArgumentParser()
@@ -370,7 +380,13 @@ def main() -> None:
         answer = assumed(own.method, knobs, method_checks)
         answer |= machine(answer["MODEL_DIR"])
     else:
-        answer, record = plan(own.method, own.task, knobs, extra, modes)
+        try:
+            answer, record = plan(own.method, own.task, knobs, extra, modes)
+        except UserError as problem:
+            if "JSON" in modes:
+                with os.fdopen(out, "w", encoding="utf-8") as pipe:
+                    pipe.write(refusal(str(problem)) + "\n")
+            raise
         own.record.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     with os.fdopen(out, "wb") as pipe:
         pipe.write(b"".join(os.fsencode(f"{k}={v}") + b"\0" for k, v in answer.items()))

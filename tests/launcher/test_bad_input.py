@@ -210,3 +210,12 @@ def test_a_resume_keeps_its_adapter_and_needs_a_checkpoint(launch: Launcher) -> 
     refused(launch("--resume", "r", "--use_lora"), "USE_LORA=true, but the run was started with false")
     (root / "global_step_15" / "actor" / "model_world_size_1_rank_0.pt").unlink()
     refused(launch("--resume", "r"), "global_step_15 holds no checkpoint")
+
+
+def test_mistakes_in_knobs_are_in_the_json_report_too(launch: Launcher) -> None:
+    done = launch("--preflight-only", "--json", "--mini_batch_size", "3", "--rollout_tp_size", "3")
+    refused(done, "MINI_BATCH_SIZE=3 does not divide", "ROLLOUT_TP_SIZE=3 does not divide")
+    report = json.loads(done.out)
+    assert report["ok"] is False
+    assert [found["severity"] for found in report["findings"]] == ["error", "error"]
+    assert report["findings"][0]["text"].startswith("MINI_BATCH_SIZE=3 does not divide TRAIN_BATCH_SIZE=8")
