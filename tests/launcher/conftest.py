@@ -17,21 +17,24 @@ from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Everything but the hand-over to verl runs for real, in the real interpreter.
-FAKE_PYTHON = """#!{python}
+# Everything but the hand-over to verl runs for real, in the real interpreter. A shell stands in front of it, since a
+# launch starts a dozen interpreters. The preflight takes seconds of every launch; tests/preflight runs it.
+FAKE_PYTHON = """#!/usr/bin/env bash
+case "$1 $2" in
+  "-m common.preflight" | "-m common.preflight.verl_check") [[ -n "${{REAL_PREFLIGHT:-}}" ]] || exit 0 ;;
+  "-m verl.trainer.main_ppo" | "-m torch.distributed.run") exec {python} "$0.verl" "$@" ;;
+esac
+exec {python} "$@"
+"""
+FAKE_VERL = """
 import json, os, subprocess, sys
-args = sys.argv[1:]
-checks = (["-m", "common.preflight"], ["-m", "common.preflight.verl_check"])
-if args[:2] in checks and "REAL_PREFLIGHT" not in os.environ:
-    sys.exit(0)  # seconds of every launch; tests/preflight runs it
-if args[:2] in (["-m", "verl.trainer.main_ppo"], ["-m", "torch.distributed.run"]):
-    names = ("PYTHONPATH", "VERL_PLATFORM", "VERL_FILE_LOGGER_PATH", "WANDB_MODE", "VERL_TRAINING_RUN")
-    with open(os.environ["FAKE_RECORD"], "w") as file:
-        json.dump({{"argv": args, "env": {{n: os.environ.get(n) for n in names}}, "cwd": os.getcwd()}}, file)
-    print("hello from the fake verl", flush=True)
-    script = os.environ.get("FAKE_SCRIPT")
-    sys.exit(subprocess.call([{python!r}, "-c", script]) if script else int(os.environ.get("FAKE_EXIT", "0")))
-os.execv({python!r}, [{python!r}, *args])
+names = ("PYTHONPATH", "VERL_PLATFORM", "VERL_FILE_LOGGER_PATH", "WANDB_MODE", "VERL_TRAINING_RUN")
+record = {"argv": sys.argv[1:], "env": {n: os.environ.get(n) for n in names}, "cwd": os.getcwd()}
+with open(os.environ["FAKE_RECORD"], "w") as file:
+    json.dump(record, file)
+print("hello from the fake verl", flush=True)
+script = os.environ.get("FAKE_SCRIPT")
+sys.exit(subprocess.call([sys.executable, "-c", script]) if script else int(os.environ.get("FAKE_EXIT", "0")))
 """
 
 
@@ -125,5 +128,6 @@ def executable(path: Path, text: str) -> Path:
 def launch(tmp_path: Path) -> Launcher:
     folder = tmp_path / "bin"
     folder.mkdir()
-    executable(folder / "python", FAKE_PYTHON.format(python=sys.executable))
+    executable(folder / "python", FAKE_PYTHON.format(python=shlex.quote(sys.executable)))
+    (folder / "python.verl").write_text(FAKE_VERL)
     return Launcher(folder, tmp_path / "out")

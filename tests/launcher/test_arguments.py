@@ -59,6 +59,7 @@ def test_gpu_machine_gets_the_block_and_no_cpu_keys(launch: Launcher) -> None:
     assert "N_GPUS=4, but this machine shows 2" in many.err
 
 
+@pytest.mark.slow
 def test_precedence_block_environment_flag_override(launch: Launcher) -> None:
     assert launch("--name", "a").overrides["actor_rollout_ref.rollout.n"] == "8"
     assert launch("--name", "b", ROLLOUT_N="4").overrides["actor_rollout_ref.rollout.n"] == "4"

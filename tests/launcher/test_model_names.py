@@ -23,6 +23,7 @@ def exported(launch: Launcher, method: str, name: str, step: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_model_of_another_run_is_its_newest_checkpoint(launch: Launcher) -> None:
     folder = exported(launch, "sft", "taught", 20)
     flags = ("--device", "cpu", "--no-preflight", "--name", "next")

@@ -177,6 +177,7 @@ def test_stop_ends_what_the_run_started_and_only_that(launch: Launcher, tmp_path
         bystander.wait()
 
 
+@pytest.mark.slow
 def test_running_run_is_not_resumed_and_a_killed_one_leaves_nothing(launch: Launcher, tmp_path: Path) -> None:
     launch.fake_checkpoint("s", 15)
     # A checkpoint folder alone counts as a run that must not be overwritten, so the run is made by resuming it.

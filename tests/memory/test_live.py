@@ -55,6 +55,7 @@ def counted(config: Any, checkpointing: bool, rank: int) -> Engine:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("tied", "rank"), [(True, 0), (False, 0), (True, 16)])
 def test_an_update_takes_what_is_counted(tied: bool, rank: int, checkpointing: bool, mesh: Any) -> None:

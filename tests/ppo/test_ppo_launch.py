@@ -103,6 +103,7 @@ def test_memory_knobs_of_the_critic_are_what_its_engine_reads(launch: Launcher) 
     assert "critic_cfg.ppo_max_token_len_per_gpu" not in setup
 
 
+@pytest.mark.slow
 def test_sources_of_the_reward(launch: Launcher, tmp_path: Path) -> None:  # noqa: F811
     scorer = tmp_path / "scorer"
     scorer.mkdir()
