@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--stderr", action="store_true", help="the screen on stderr")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     own = parser.parse_args()
-    command = parse(own.command or shlex.split(sys.stdin.read()))
+    command = parse(own.command or _words(sys.stdin.read()))
     os.environ.update(command.environment)  # for verl, which is asked in a process of its own
     record = json.loads(own.record.read_text(encoding="utf-8")) if own.record else {}
     machine = this_machine(os.environ, "trainer.device=cpu" not in command.overrides)
@@ -49,6 +49,15 @@ def main() -> None:
     else:
         show(report, sys.stderr if own.stderr else sys.stdout)
     sys.exit(EXIT_USER_ERROR if report.errors else 0)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as problem:
+        raise UserError(
+            f"stdin is no command that a shell could read ({problem}): check its quotes"
+        ) from None
 
 
 def guarded() -> None:

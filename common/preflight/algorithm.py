@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from common.launcher import checks
-from common.preflight import names
+from common.preflight import filter_groups, names
 from common.preflight.finding import Finding, error, warning
 from common.preflight.job import ACTOR, ROLLOUT, Job
+from common.preflight.optimiser import optimiser
 
 
 def check(job: Job, estimators: Iterable[str], losses: Iterable[str]) -> Iterator[Finding]:
@@ -20,11 +20,17 @@ def check(job: Job, estimators: Iterable[str], losses: Iterable[str]) -> Iterato
     yield from _estimator(job, names.estimators() | set(estimators))
     yield from _loss(job, names.losses() | set(losses))
     yield from _kl(job)
-    yield from _filter_groups(job)
+    yield from filter_groups.check(job)
     yield from optimiser(job, f"{ACTOR}.optim")
     if job.needs_critic:
         yield from optimiser(job, "critic.optim")
         yield from _critic(job)
+    elif job.get("algorithm.adv_estimator") == "gae":
+        yield error(
+            "critic.enable=False, but adv_estimator=gae computes advantages from the critic's values: leave "
+            "critic.enable out",
+            "critic.enable",
+        )
 
 
 def _estimator(job: Job, known: frozenset[str] | set[str]) -> Iterator[Finding]:
@@ -72,6 +78,12 @@ def _loss(job: Job, known: frozenset[str] | set[str]) -> Iterator[Finding]:
                 "be learned from the first update on",
                 f"CLIP_RATIO_{side.upper()}",
             )
+    most = job.get(f"{ACTOR}.clip_ratio_c", 3.0)
+    if loss in ("vanilla", "bypass_mode") and isinstance(most, int | float) and most <= 1:
+        yield error(
+            f"{ACTOR}.clip_ratio_c={most} must be above 1, as verl asserts in the first update (3.0 is usual)",
+            f"{ACTOR}.clip_ratio_c",
+        )
     batch, mini = job.number("data.train_batch_size"), job.number(f"{ACTOR}.ppo_mini_batch_size")
     once = batch == mini and job.number(f"{ACTOR}.ppo_epochs") == 1
     # GSPO's own launcher says this of its knobs.
@@ -108,58 +120,12 @@ def _kl(job: Job) -> Iterator[Finding]:
         )
 
 
-def _filter_groups(job: Job) -> Iterator[Finding]:
-    group = "algorithm.filter_groups"
-    if not job.get(f"{group}.enable"):
-        return
-    if not job.get(f"{group}.metric"):
-        yield error(f"{group}.enable=True needs {group}.metric, e.g. reward", group)
-    model = "reward.reward_model"
-    if job.get(f"{model}.enable") and not job.get(f"{model}.enable_resource_pool"):
-        yield error(
-            f"{group}.enable=True needs each score as soon as it is sampled, but a reward model that shares the GPUs "
-            f"scores afterwards: set {model}.enable_resource_pool=True, or use a reward function",
-            group,
-        )
-    if not job.get("trainer.use_v1", True):
-        yield error(
-            f"{group}.enable=True has no effect with trainer.use_v1=False: leave one of them out", group
-        )
-    if job.get(f"{group}.max_num_gen_batches", 0) > 0:
-        yield error(
-            f"{group}.max_num_gen_batches has no effect in verl 0.9.1 (there is no upper bound): leave it out",
-            group,
-        )
-    if job.number(f"{ROLLOUT}.n") < 2:
-        yield error(
-            f"{group}.enable=True drops groups whose answers score alike, which is every group of one",
-            "ROLLOUT_N",
-        )
-
-
-def optimiser(job: Job, group: str) -> Iterator[Finding]:
-    rate = job.get(f"{group}.lr")
-    if isinstance(rate, int | float) and rate <= 0:
-        yield error(
-            f"{job.name(f'{group}.lr')}={rate} must be above 0 (1e-6 is usual for a policy)", "LEARNING_RATE"
-        )
-    elif isinstance(rate, int | float) and rate > 1e-2:
-        yield warning(
-            f"{job.name(f'{group}.lr')}={rate} is a thousand times what is usual: is a minus sign missing?"
-        )
-    if job.get(f"{group}.clip_grad", 1) <= 0:
-        yield error(
-            f"{group}.clip_grad={job.get(f'{group}.clip_grad')} must be above 0: gradients would be scaled to nothing"
-        )
-
-
 def _critic(job: Job) -> Iterator[Finding]:
-    path = str(job.get("critic.model.path", ""))
-    if path.startswith(("/", "~", ".")) and not (Path(path).expanduser() / "config.json").is_file():
+    epochs = job.number("critic.ppo_epochs")
+    if epochs < 1:
         yield error(
-            f"{job.name('critic.model.path')}={path} holds no model (no config.json): the critic of adv_estimator=gae "
-            "needs one, usually the policy's",
-            "CRITIC_MODEL_PATH",
+            f"critic.ppo_epochs={epochs}: the critic would never be updated; use 1 or more",
+            "critic.ppo_epochs",
         )
     if job.number("critic.model.lora_rank", 0) > 0:
         yield error(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from common.launcher import checks
-from common.preflight.finding import Finding, error, warning
+from common.preflight.finding import Finding, error, knob_of, warning
 from common.preflight.job import ACTOR, REF, ROLLOUT, Job
 
 _UNKNOWN_ROWS = 10**9
@@ -38,7 +38,9 @@ def check(job: Job, rows: int | None) -> Iterator[Finding]:
     knobs["USE_LORA"] = "true" if job.number("actor_rollout_ref.model.lora_rank", 0) != 0 else "false"
     problems = checks.check_batches(knobs, _UNKNOWN_ROWS if rows is None else rows) + checks.check_lora(knobs)
     for line in problems:
-        yield error(line + origin(job, line, _SHARED), line.partition("=")[0])
+        # verl asks this of static batches only; with dynamic ones the mini-batch's own line counts.
+        if not (knobs["USE_DYNAMIC_BSZ"] == "true" and line.startswith("TRAIN_BATCH_SIZE x ROLLOUT_N")):
+            yield error(line + origin(job, line, _SHARED), knob_of(line))
     yield from _micro_batches(job)
     yield from _budgets(job)
     yield from _parallel(job)
@@ -88,7 +90,9 @@ def _divisor(value: int, near: int) -> int:
 def _budgets(job: Job) -> Iterator[Finding]:
     """A micro-batch must hold the longest sequence (``verl.utils.seqlen_balancing``)."""
     sp, longest = max(1, job.sequence_parallel), job.longest
-    dynamic = job.get(f"{ACTOR}.use_dynamic_bsz")
+    dynamic, key = job.get(f"{ACTOR}.use_dynamic_bsz"), f"{ACTOR}.ppo_max_token_len_per_gpu"
+    if dynamic and job.number(key) < 1:  # the launcher's own check takes 0 for its knob's default
+        yield error(f"{key}={job.get(key)} must be {-(-longest // sp)} or more", "MAX_TOKENS_PER_GPU")
     budgets = [
         (f"{ROLLOUT}.log_prob_max_token_len_per_gpu", bool(dynamic), 0),
         (
@@ -164,10 +168,22 @@ def sequence_parallel(job: Job, packed: bool) -> Iterator[Finding]:
             "SEQUENCE_PARALLEL_SIZE",
         )
     heads = model.get("num_attention_heads")
-    if isinstance(heads, int) and heads % sp:
-        fits = ", ".join(str(d) for d in range(1, job.ranks + 1) if heads % d == 0 and job.ranks % d == 0)
+    kv = model.get("num_key_value_heads") or heads
+    if not isinstance(heads, int) or not isinstance(kv, int):
+        return
+    fits = ", ".join(
+        str(d)
+        for d in range(1, job.ranks + 1)
+        if heads % d == 0 and job.ranks % d == 0 and (kv % d == 0 or d % kv == 0)
+    )
+    if heads % sp:
         yield error(
             f"SEQUENCE_PARALLEL_SIZE={sp} does not divide the model's {heads} attention heads: use {fits}",
+            "SEQUENCE_PARALLEL_SIZE",
+        )
+    elif kv % sp and sp % kv:
+        yield error(
+            f"SEQUENCE_PARALLEL_SIZE={sp} and the model's {kv} key-value heads: one must divide the other; use {fits}",
             "SEQUENCE_PARALLEL_SIZE",
         )
 
@@ -191,23 +207,12 @@ def _lengths(job: Job) -> Iterator[Finding]:
             f"{ROLLOUT}.max_model_len={room} is below {what}: the engine would cut answers off; use {longest} or more"
         )
     yield from positions(job, longest, what)
-    batched = job.number(f"{ROLLOUT}.max_num_batched_tokens", 0)
-    needed = room or longest
-    if (
-        job.get(f"{ROLLOUT}.name") == "vllm"
-        and not job.get(f"{ROLLOUT}.enable_chunked_prefill", True)
-        and batched < needed
-    ):
-        yield error(
-            f"{ROLLOUT}.max_num_batched_tokens={batched} is below the longest sequence of {needed}, which vLLM refuses "
-            f"where enable_chunked_prefill=False: use {needed} or more"
-        )
 
 
 def positions(job: Job, longest: int, what: str) -> Iterator[Finding]:
     """The model's own limit of positions; a rope scaling or sliding window may stretch it."""
-    most = job.model_config().get("max_position_embeddings")
-    if not isinstance(most, int) or longest <= most:
+    most = job.positions
+    if most is None or longest <= most:
         return
     if job.model_config().get("rope_scaling"):
         yield warning(f"{what} is above the model's {most} positions: its rope_scaling must cover it")

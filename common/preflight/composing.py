@@ -25,7 +25,7 @@ from common.launcher.errors import UserError
 from common.launcher.hydra_words import key_of
 from common.preflight.command import Command
 
-# verl reads a word here where its default is a number.
+# verl's SFT trainer reads a word here where its default is a number; its RL trainers compare it with 0 and stop.
 WORD_OR_NUMBER = {"trainer.save_freq": "after_each_epoch", "trainer.test_freq": "after_each_epoch"}
 
 
@@ -156,7 +156,8 @@ def wrong_types(config: DictConfig, base: DictConfig, words: list[str]) -> list[
             continue
         before, after = (OmegaConf.select(c, key) for c in (base, config))
         what = _mismatch(before, after)
-        if what and WORD_OR_NUMBER.get(key) != after:
+        word = None if "actor_rollout_ref" in base else WORD_OR_NUMBER.get(key)
+        if what and (word is None or word != after):
             default = "" if isinstance(before, DictConfig) else f" (verl's default: {before})"
             found.append(f"{key}={after} must be {what}{default}")
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from common.launcher.summary import read_metrics
 from common.preflight.finding import Finding, error, note, warning
-from common.preflight.job import Job, read_model_config
+from common.preflight.job import ROLLOUT, Job, read_model_config
 from common.system import existing
 
 _GIB = 1024**3
@@ -87,16 +87,27 @@ def look(job: Job, steps: int) -> tuple[Cost, list[Finding]]:
         cost.checkpoint = estimate.checkpoint_bytes
         found += list(_memory(job, cost, request))
         if job.rl and estimate.gpu_memory and estimate.kv_tokens < estimate.kv_needed:
-            found.append(
-                error(
-                    f"vLLM's cache would hold {estimate.kv_tokens} tokens, one sequence needs {estimate.kv_needed}: "
-                    "raise GPU_MEMORY_UTILIZATION or ROLLOUT_TP_SIZE, or shorten MAX_RESPONSE_LENGTH",
-                    "GPU_MEMORY_UTILIZATION",
-                )
-            )
+            found.append(_cache_shortage(job, estimate.kv_tokens, estimate.kv_needed))
     found += list(_disk(job, cost, steps))
     cost.seconds_per_step, cost.like = earlier_time(job)
     return cost, found
+
+
+def _cache_shortage(job: Job, holds: int, needed: int) -> Finding:
+    """Where max_model_len is null, the model's whole length counts, whatever the run's own limits are."""
+    text, key = (
+        f"vLLM's cache would hold {holds} tokens, one sequence needs {needed}",
+        f"{ROLLOUT}.max_model_len",
+    )
+    more = "raise GPU_MEMORY_UTILIZATION or ROLLOUT_TP_SIZE"
+    if job.get(key) is None and job.longest < needed:
+        rest = "" if job.longest <= holds else f", and {more}"
+        return error(
+            f"{text}, as {key}=null means all of the model's positions: set {key}={job.longest} "
+            f"(max_prompt_length + max_response_length){rest}",
+            key,
+        )
+    return error(f"{text}: {more}, or shorten MAX_RESPONSE_LENGTH", "GPU_MEMORY_UTILIZATION")
 
 
 def _request(job: Job) -> dict[str, Any]:
@@ -200,8 +211,6 @@ def _disk(job: Job, cost: Cost, steps: int) -> Iterator[Finding]:
 
 def earlier_time(job: Job) -> tuple[float | None, str]:
     """Median seconds of a step in the newest run of this method with the same settings on this host, and its name."""
-    import socket
-
     record = job.record
     if not record:
         return None, ""
@@ -209,21 +218,24 @@ def earlier_time(job: Job) -> tuple[float | None, str]:
     folders = sorted(logs.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in folders[:20]:
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            knobs, attempts = before["knobs"], before["attempts"]
-        except (OSError, ValueError, KeyError):
+            times = _times_if_alike(path, record)
+        # Whatever another run's files hold, they must not keep this one from starting.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             continue
-        same = all(knobs.get(name) == record["knobs"].get(name) for name in _SAME)
-        if (
-            not same
-            or before.get("extra") != record.get("extra")
-            or attempts[-1].get("host") != socket.gethostname()
-        ):
-            continue
-        times = _step_times(path.parent, before)
         if len(times) >= 3:
             return statistics.median(times[1:]), path.parent.name
     return None, ""
+
+
+def _times_if_alike(path: Path, record: dict[str, Any]) -> list[float]:
+    """Seconds of each step of the run at *path*; [] where it ran otherwise or elsewhere."""
+    import socket
+
+    before = json.loads(path.read_text(encoding="utf-8"))
+    same = all(before["knobs"].get(name) == record["knobs"].get(name) for name in _SAME)
+    here = before["attempts"][-1].get("host") == socket.gethostname()
+    alike = same and here and before.get("extra") == record.get("extra")
+    return _step_times(path.parent, before) if alike else []
 
 
 def _step_times(folder: Path, record: dict[str, Any]) -> list[float]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.launcher import checks, engine_checks
-from common.preflight.algorithm import optimiser
 from common.preflight.batches import fsdp_size, origin, positions, sequence_parallel
-from common.preflight.finding import Finding, error
+from common.preflight.finding import Finding, error, knob_of
 from common.preflight.job import Job
+from common.preflight.optimiser import optimiser
 
 _UNKNOWN_ROWS = 10**9
 _SHARED = {
@@ -35,7 +35,12 @@ def check(job: Job, rows: int | None, val_rows: int | None) -> Iterator[Finding]
     knobs["PACKING"] = str(packed).lower()
     known = _UNKNOWN_ROWS if rows is None else rows
     for line in engine_checks.check_batches(knobs, job.command.task, known) + checks.check_lora(knobs):
-        yield error(line + origin(job, line, _SHARED), line.partition("=")[0])
+        yield error(line + origin(job, line, _SHARED), knob_of(line))
+    budget = job.number("data.max_token_len_per_gpu")
+    if knobs["USE_DYNAMIC_BSZ"] == "true" and budget < 1:  # the launcher takes 0 for its knob's default
+        longest = job.longest * engine_checks.UNITS[job.command.task][1]
+        least = -(-longest // max(1, job.sequence_parallel))
+        yield error(f"data.max_token_len_per_gpu={budget} must be {least} or more", "MAX_TOKENS_PER_GPU")
     yield from sequence_parallel(job, packed)
     yield from fsdp_size(job, "engine.fsdp_size")
     yield from positions(job, job.longest, f"MAX_LENGTH={job.longest}")
@@ -51,11 +56,6 @@ def check(job: Job, rows: int | None, val_rows: int | None) -> Iterator[Finding]
 
 
 def _schedule(job: Job) -> Iterator[Finding]:
-    kind = job.get("optim.lr_scheduler_type")
-    if kind not in ("constant", "cosine"):
-        yield error(
-            f"optim.lr_scheduler_type={kind}: verl's engine knows constant and cosine", "LR_SCHEDULER"
-        )
     ratio = job.get("optim.lr_warmup_steps_ratio", 0)
     if not 0 <= ratio <= 1:
         yield error(

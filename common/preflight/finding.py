@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,12 @@ def warning(text: str, knob: str = "") -> Finding:
 def note(text: str, knob: str = "") -> Finding:
     """Something worth saying."""
     return Finding(NOTE, text, knob)
+
+
+def knob_of(line: str) -> str:
+    """The knob that a sentence of the launcher's begins with."""
+    found = re.match(r"[A-Z][A-Z_]+", line)
+    return found.group() if found else ""
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:

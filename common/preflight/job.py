@@ -30,6 +30,7 @@ KNOBS_RL = {
     f"{ACTOR}.ppo_max_token_len_per_gpu": "MAX_TOKENS_PER_GPU",
     f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": "SEQUENCE_PARALLEL_SIZE",
     f"{ACTOR}.optim.lr": "LEARNING_RATE",
+    "critic.optim.lr": "CRITIC_LEARNING_RATE",
     f"{ACTOR}.clip_ratio_low": "CLIP_RATIO_LOW",
     f"{ACTOR}.clip_ratio_high": "CLIP_RATIO_HIGH",
     f"{ACTOR}.strategy": "STRATEGY",
@@ -61,6 +62,7 @@ KNOBS_ENGINE = {
     "engine.ulysses_sequence_parallel_size": "SEQUENCE_PARALLEL_SIZE",
     "engine.strategy": "STRATEGY",
     "optim.lr": "LEARNING_RATE",
+    "optim.weight_decay": "WEIGHT_DECAY",
     "trainer.default_local_dir": "OUTPUT_DIR",
     "trainer.save_freq": "SAVE_FREQ",
     "trainer.max_ckpt_to_keep": "KEEP_CHECKPOINTS",
@@ -135,6 +137,13 @@ class Job:
         return self.number("data.max_length", 0)
 
     @property
+    def positions(self) -> int | None:
+        """The model's own limit of positions, None when not known; override_config changes it for verl and vLLM."""
+        key = "max_position_embeddings"
+        most = self.get(f"{self.model_key}.override_config.{key}") or self.model_config().get(key)
+        return most if isinstance(most, int) else None
+
+    @property
     def needs_critic(self) -> bool:
         """As ``verl.trainer.ppo.utils.need_critic`` decides."""
         if not self.rl:
@@ -186,6 +195,8 @@ def read_model_config(model: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
         return {}
     text = found.get("text_config")
     return {**found, **text} if isinstance(text, dict) else dict(found)

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 from common.preflight.composing import verl_configs
 
@@ -45,6 +47,21 @@ def losses() -> frozenset[str]:
 def reward_managers() -> frozenset[str]:
     """Reward managers that the trainer of 0.9.1 can reach."""
     return _registered("experimental/reward_loop/reward_manager", r'@register(?:_manager)?\("(\w+)"\)')
+
+
+@cache
+def trainer_modes() -> frozenset[str]:
+    """Values of ``trainer.v1.trainer_mode``."""
+    return _registered("trainer/ppo/v1", r'^@register_trainer\("(\w+)"\)')
+
+
+@cache
+def optimisers() -> frozenset[str]:
+    """Classes of ``torch.optim``; empty where torch is laid out in another way."""
+    spec = find_spec("torch")
+    file = Path(spec.origin).parent / "optim" / "__init__.py" if spec and spec.origin else None
+    text = file.read_text(encoding="utf-8") if file and file.is_file() else ""
+    return frozenset(re.findall(r'^    "([A-Z]\w+)",$', text, re.MULTILINE)) - {"Optimizer"}
 
 
 @cache

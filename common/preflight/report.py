@@ -16,10 +16,12 @@ from common.preflight import (
     engine_task,
     hardware,
     keys,
+    models,
     reward,
     rollout,
     rows,
     trainer_checks,
+    undone,
 )
 from common.preflight.command import Command
 from common.preflight.composing import added_keys, base_of, compose, wrong_types
@@ -104,7 +106,8 @@ def check(job: Job, opinion: Callable[[], Opinion]) -> Report:
         found += [*batches.check(job, data.train), *rollout.check(job), *reward.check(job)]
     else:
         found += list(engine_task.check(job, data.train, data.val))
-    found += [*keys.check(job), *trainer_checks.check(job), *hardware.check(job)]
+    found += [*keys.check(job), *models.check(job), *undone.check(job)]
+    found += [*trainer_checks.check(job), *hardware.check(job)]
     costs, more = cost.look(job, steps)
     said = opinion()
     found += [*more, *_of_verl(said)]

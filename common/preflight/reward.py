@@ -108,10 +108,6 @@ def _model(job: Job) -> Iterator[Finding]:
     path, rollout = job.get(f"{_MODEL}.model_path"), f"{_MODEL}.rollout"
     if not path:
         yield error(f"{_MODEL}.enable=True needs {_MODEL}.model_path", "REWARD_MODEL_PATH")
-    elif (
-        str(path).startswith(("/", "~", ".")) and not (Path(str(path)).expanduser() / "config.json").is_file()
-    ):
-        yield error(f"{_MODEL}.model_path={path} holds no model (no config.json)", "REWARD_MODEL_PATH")
     engine = job.get(f"{rollout}.name")
     if engine is None:
         yield error(f"{rollout}.name is not set: set it to vllm, as ROLLOUT_ENGINE", f"{rollout}.name")

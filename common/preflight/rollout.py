@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.preflight import names
+from common.preflight import names, vllm_limits
 from common.preflight.finding import Finding, error, warning
 from common.preflight.job import ROLLOUT, Job
 
@@ -15,6 +15,7 @@ _MIB = 1024**2
 def check(job: Job) -> Iterator[Finding]:
     """Engine, sampling, validation sampling, agents."""
     yield from _engine(job)
+    yield from vllm_limits.check(job)
     yield from _sampling(job)
     yield from _turns(job)
     if not job.on_gpu:
@@ -83,7 +84,8 @@ def _sampling(job: Job) -> Iterator[Finding]:
         top_p, top_k = job.get(f"{group}.top_p", 1.0), job.get(f"{group}.top_k", -1)
         if not 0 < top_p <= 1:
             yield error(f"{group}.top_p={top_p} must be above 0 and at most 1", f"{group}.top_p")
-        if top_k == 0 or top_k < -1:
+        # vLLM takes 0 for all tokens, the other engines do not.
+        if top_k < -1 or (top_k == 0 and job.get(f"{ROLLOUT}.name") != "vllm"):
             yield error(f"{group}.top_k={top_k} must be -1 (all tokens) or 1 and more", f"{group}.top_k")
     answers, sampled = job.number(f"{ROLLOUT}.val_kwargs.n"), bool(job.get(f"{ROLLOUT}.val_kwargs.do_sample"))
     cold = job.get(f"{ROLLOUT}.val_kwargs.temperature", 0) == 0

@@ -54,7 +54,7 @@ def look(job: Job) -> tuple[Rows, list[Finding]]:
     most = job.number("data.train_max_samples", -1)
     if rows.train is not None and most > 0:
         rows.train = min(rows.train, most)
-    if job.rl and job.get("data.val_files") is None:
+    if job.rl and not job.get("data.val_files"):
         found.append(
             error(
                 "data.val_files is empty: verl's RL trainers cannot start without; set VAL_DATA", "VAL_DATA"
@@ -67,6 +67,7 @@ def check(job: Job, rows: Rows) -> Iterator[Finding]:
     """Lengths and template."""
     if job.rl:
         yield from _long_prompts(job, rows)
+        yield from _validation(job, rows)
     text = template_text(job)
     if text == "":
         yield error(
@@ -175,6 +176,23 @@ def _long_prompts(job: Job, rows: Rows) -> Iterator[Finding]:
     elif over * 10 > counted:
         yield warning(
             f"{share} tokens and are left out (longest: {longest}): is that meant?", "MAX_PROMPT_LENGTH"
+        )
+
+
+def _validation(job: Job, rows: Rows) -> Iterator[Finding]:
+    """verl asserts that a validation batch is left."""
+    if rows.val == 0:
+        yield error(f"{job.name('data.val_files')} has no rows: verl cannot start without", "VAL_DATA")
+    found = ((job.record.get("data") or {}).get("overlong") or {}).get("val") or {}
+    over, counted = found.get("over_prompt", 0), found.get("rows", 0)
+    own = job.users("data.val_files") or not job.get("data.filter_overlong_prompts")
+    if 0 < counted <= over and not own:
+        longest = found.get("longest_prompt", 0)
+        yield error(
+            f"all {counted} validation prompts are over {job.name('data.max_prompt_length')}="
+            f"{job.number('data.max_prompt_length', 0)} tokens and are left out: verl cannot start without"
+            + (f"; {longest} fits the longest" if longest else ""),
+            "MAX_PROMPT_LENGTH",
         )
 
 

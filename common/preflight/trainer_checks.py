@@ -14,8 +14,7 @@ from common.system import existing
 
 
 def check(job: Job) -> Iterator[Finding]:
-    """What `trainer.*` and the model's loading decide."""
-    yield from _model(job)
+    """What `trainer.*` decides."""
     yield from _length(job)
     yield from _folder(job)
     yield from _loggers(job)
@@ -23,19 +22,6 @@ def check(job: Job) -> Iterator[Finding]:
     yield from _devices(job)
     if job.rl and not job.machine.importable("transfer_queue") and job.get("trainer.use_v1", True):
         yield error("TransferQueue, on which verl's trainer runs, is not installed: run ./setup_env.sh")
-
-
-def _model(job: Job) -> Iterator[Finding]:
-    key = f"{job.model_key}.path"
-    if job.model.startswith(("/", "~", ".")) and not (Path(job.model).expanduser() / "config.json").is_file():
-        yield error(f"{job.name(key)}={job.model} holds no model (no config.json)", job.name(key))
-    kinds = job.model_config().get("architectures")
-    if isinstance(kinds, list) and len(kinds) != 1:
-        yield error(
-            f"{job.name(key)}: config.json names {len(kinds)} architectures ({', '.join(map(str, kinds)) or 'none'}), "
-            "verl asserts that there is one",
-            job.name(key),
-        )
 
 
 def _length(job: Job) -> Iterator[Finding]:
@@ -51,13 +37,20 @@ def _length(job: Job) -> Iterator[Finding]:
                 f"{job.name(key)}={value} must be 1 or more" + (" (or null)" if "steps" in key else ""),
                 job.name(key),
             )
+    mode, modes = str(job.get("trainer.v1.trainer_mode", "sync")), names.trainer_modes()
+    if job.rl and mode not in modes:
+        yield error(
+            f"trainer.v1.trainer_mode={mode} is none that verl knows{names.suggest(mode, modes)}",
+            "trainer.v1.trainer_mode",
+        )
     saves = job.get("trainer.save_freq", -1)
     if job.rl and (saves == -1 or saves == 0):
         yield note("SAVE_FREQ=0: no checkpoint will be written, not even at the end", "SAVE_FREQ")
-    keep = job.get("trainer.max_actor_ckpt_to_keep" if job.rl else "trainer.max_ckpt_to_keep")
+    key = "trainer.max_actor_ckpt_to_keep" if job.rl else "trainer.max_ckpt_to_keep"
+    keep = job.get(key)
     if isinstance(keep, int) and keep < 1:
         yield error(
-            f"{job.name('trainer.max_actor_ckpt_to_keep')}={keep} must be 1 or more, or null for all",
+            f"{job.name(key)}={keep} must be 1 or more, or null for all",
             "KEEP_CHECKPOINTS",
         )
 

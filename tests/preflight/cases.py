@@ -15,6 +15,7 @@ RM1 = [
     "reward.reward_model.rollout.tensor_model_parallel_size=1",
     "reward.reward_model.model_path=org/rm",
 ]
+FILTER = ["algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=reward"]
 
 # Hydra itself refuses these: method, words, part of the sentence.
 NOT_COMPOSED = [
@@ -41,6 +42,18 @@ WRONG = [
     # kinds of values
     ("grpo", CPU, ["data.train_batch_size=abc"], "data.train_batch_size=abc must be a whole number"),
     ("grpo", CPU, ["trainer.save_freq=2.5"], "trainer.save_freq=2.5 must be a whole number"),
+    (
+        "grpo",
+        CPU,
+        ["trainer.save_freq=after_each_epoch"],
+        "save_freq=after_each_epoch must be a whole number",
+    ),
+    (
+        "grpo",
+        CPU,
+        ["trainer.test_freq=after_each_epoch"],
+        "test_freq=after_each_epoch must be a whole number",
+    ),
     ("grpo", CPU, ["trainer.balance_batch=1"], "trainer.balance_batch=1 must be True or False"),
     ("grpo", CPU, [f"{A}.optim.lr=high"], "optim.lr=high must be a number"),
     ("grpo", CPU, ["trainer=3"], "trainer=3 must be a group of keys"),
@@ -66,7 +79,7 @@ WRONG = [
     (
         "grpo",
         GPU,
-        ["data.train_batch_size=9", f"{A}.ppo_mini_batch_size=9", f"{R}.n=3"],
+        [*STATIC, "data.train_batch_size=9", f"{A}.ppo_mini_batch_size=9", f"{R}.n=3"],
         "9 x 3 = 27 must divide by 8 GPUs",
     ),
     ("grpo", CPU, ["data.train_batch_size=0"], "TRAIN_BATCH_SIZE=0 must be 1 or more"),
@@ -107,9 +120,16 @@ WRONG = [
     (
         "grpo",
         CPU,
-        [f"{R}.enable_chunked_prefill=False", f"{R}.max_num_batched_tokens=20"],
-        "which vLLM refuses",
+        [f"{R}.max_model_len=9000"],
+        "max_model_len=9000 is above the model's 8192 positions, which verl refuses: use 8192 or less",
     ),
+    (
+        "grpo",
+        CPU,
+        [f"{R}.max_num_batched_tokens=100", f"{R}.max_num_seqs=128"],
+        "max_num_batched_tokens=100 is below actor_rollout_ref.rollout.max_num_seqs=128, which vLLM refuses",
+    ),
+    ("grpo", CPU, [f"{A}.ppo_max_token_len_per_gpu=0"], "ppo_max_token_len_per_gpu=0 must be 80 or more"),
     # parallelism
     ("grpo", GPU, [f"{R}.tensor_model_parallel_size=3"], "ROLLOUT_TP_SIZE=3 does not divide 8 GPUs"),
     (
@@ -155,6 +175,20 @@ WRONG = [
     ("ppo", GPU, ["algorithm.kl_ctrl.type=adaptiv"], "must be fixed or adaptive"),
     ("ppo", GPU, ["algorithm.kl_ctrl.kl_coef=-0.1"], "is negative"),
     ("grpo", CPU, [f"{A}.optim.lr=0"], "must be above 0 (1e-6 is usual"),
+    ("ppo", CPU, ["critic.optim.lr=0"], "critic.optim.lr=0 must be above 0 (1e-5 is usual for a critic)"),
+    ("grpo", CPU, [f"{A}.optim.weight_decay=-0.1"], "optim.weight_decay=-0.1 must be 0 or more"),
+    ("sft", CPU, ["optim.weight_decay=-0.1"], "optim.weight_decay=-0.1 must be 0 or more"),
+    (
+        "grpo",
+        CPU,
+        [f"{A}.optim.betas=[0.9,1.0]"],
+        "optim.betas=[0.9, 1.0] must each be 0 or more and below 1",
+    ),
+    ("grpo", CPU, [f"{A}.optim.optimizer=AdamX"], "AdamX is none that torch.optim has; did you mean Adam"),
+    ("grpo", CPU, [f"{A}.optim.lr_scheduler_type=linear"], "knows constant and cosine; use one of them"),
+    ("grpo", CPU, [f"{A}.clip_ratio_c=0.5"], "clip_ratio_c=0.5 must be above 1"),
+    ("ppo", CPU, ["critic.enable=False"], "critic.enable=False, but adv_estimator=gae"),
+    ("ppo", CPU, ["critic.ppo_epochs=0"], "the critic would never be updated"),
     ("grpo", CPU, [f"{A}.optim.clip_grad=0"], "gradients would be scaled to nothing"),
     (
         "grpo",
@@ -167,6 +201,18 @@ WRONG = [
         CPU,
         ["algorithm.filter_groups.enable=True", "trainer.use_v1=False"],
         "has no effect with trainer.use_v1=False",
+    ),
+    (
+        "grpo",
+        CPU,
+        [*FILTER, "trainer.v1.sampler.custom_sampler.path=/s.py"],
+        "has no effect with trainer.v1.sampler.custom_sampler.path=/s.py",
+    ),
+    (
+        "grpo",
+        CPU,
+        [*FILTER, "algorithm.filter_groups.metric=accuracy_of_it"],
+        "filter_groups.metric=accuracy_of_it is nothing that the reward returns",
     ),
     (
         "grpo",
@@ -240,6 +286,24 @@ WRONG = [
     ),
     # the trainer
     ("grpo", CPU, ["trainer.logger=[console,tensorbord]"], "did you mean tensorboard?"),
+    (
+        "grpo",
+        CPU,
+        ["trainer.logger=[console]"],
+        "writes no metrics file, so the monitor, STOP_ON and KEEP_BEST",
+    ),
+    ("sft", CPU, ["trainer.logger=console"], "use [console,file], or LOGGERS"),
+    ("grpo", CPU, ["trainer.v1.trainer_mode=async"], "trainer.v1.trainer_mode=async is none that verl knows"),
+    ("sft", CPU, ["trainer.max_ckpt_to_keep=0"], "trainer.max_ckpt_to_keep=0 must be 1 or more"),
+    (
+        "grpo",
+        CPU,
+        [f"{A}.checkpoint.save_contents=[model,optim]"],
+        "verl knows no part 'optim'; did you mean",
+    ),
+    ("grpo", CPU, [f"{A}.checkpoint.save_contents=[optimizer,extra]"], "use [model,optimizer,extra]"),
+    ("ppo", CPU, ["critic.checkpoint.save_contents=[extra]"], "leaves model out: a resume would start from"),
+    ("sft", CPU, ["checkpoint.save_contents=[hf_model]"], "use [model,hf_model]"),
     ("grpo", CPU, ["trainer.total_epochs=0"], "trainer.total_epochs=0 must be 1 or more"),
     ("grpo", CPU, ["trainer.resume_mode=never"], "must be auto, disable or resume_path"),
     ("grpo", CPU, ["trainer.resume_mode=resume_path", "trainer.resume_from_path=/x/step_3"], "global_step_N"),
@@ -255,6 +319,7 @@ WRONG = [
     ("grpo", CPU, [f"{A}.strategy=fsdp"], "STRATEGY=fsdp needs a GPU"),
     # data
     ("grpo", CPU, ["data.val_files=null"], "data.val_files is empty"),
+    ("grpo", CPU, ["data.val_files=[]"], "data.val_files is empty"),
     ("grpo", CPU, ["data.train_files=/no/train.parquet"], "/no/train.parquet does not exist"),
     ("grpo", CPU, ["data.custom_cls.path=/no/data.py"], "data.custom_cls.path=/no/data.py does not exist"),
     (
@@ -298,6 +363,7 @@ WRONG = [
         "MICRO_BATCH_SIZE=5 does not divide the 16 rows",
     ),
     ("sft", CPU, ["data.max_token_len_per_gpu=100"], "is below MAX_LENGTH = 512: use 512 or more"),
+    ("sft", CPU, ["data.max_token_len_per_gpu=0"], "data.max_token_len_per_gpu=0 must be 512 or more"),
     (
         "sft",
         GPU,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +20,7 @@ from common.launcher.errors import UserError
 from common.preflight.command import parse
 from common.preflight.composing import compose
 from common.preflight.cost import Cost, earlier_time, kept_at_once
-from common.preflight.finding import error, forced, note, ordered, warning
+from common.preflight.finding import error, forced, knob_of, note, ordered, warning
 from common.preflight.job import Job
 from common.preflight.machine import filesystem_of, visible_gpus
 from common.preflight.report import Report
@@ -115,8 +117,30 @@ def test_time_comes_from_an_earlier_run_with_the_same_settings(tmp_path: Path) -
     command = base_command("grpo", "--device", "cpu")
     job = Job(command, *base_configs("grpo", "--device", "cpu"), CPU_BOX, record)
     assert earlier_time(job) == (11.0, "before")
+    for number, broken in enumerate(([], {"knobs": None, "attempts": []}, {"knobs": knobs, "attempts": []})):
+        (folder.parent / f"{number}").mkdir()
+        (folder.parent / f"{number}" / "run.json").write_text(json.dumps(broken))
+    assert earlier_time(job) == (11.0, "before")
     job.record["knobs"] = {**knobs, "TRAIN_BATCH_SIZE": "16"}
     assert earlier_time(job) == (None, "")
+
+
+def test_a_command_with_an_open_quote_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "common.preflight"],
+        input="x ' y",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "stdin is no command that a shell could read (No closing quotation)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_knob_of_a_sentence() -> None:
+    assert knob_of("TRAIN_BATCH_SIZE x ROLLOUT_N = 9 x 3 = 27 must divide by 8 GPUs") == "TRAIN_BATCH_SIZE"
 
 
 def test_visible_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,13 @@ ALGORITHMS = (
 RIGHT = [
     *(("grpo", (*(CPU if i % 2 else GPU), "--algorithm", name), []) for i, name in enumerate(ALGORITHMS)),
     ("grpo", (*GPU, "--use_lora"), []),
+    # 5 x 2 answers on 6 GPUs: verl wants that to divide with static batches only.
+    (
+        "grpo",
+        ("--device", "gpu", "--gpus", "6", "--sequence_parallel_size", "3", "--use_dynamic_bsz", "true"),
+        ["data.train_batch_size=5", "actor_rollout_ref.actor.ppo_mini_batch_size=5", f"{R}.n=2"],
+    ),
+    ("grpo", CPU, ["algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc"]),
     ("grpo", (*GPU, "--nnodes", "2"), []),
     ("grpo", (*GPU, "--use_dynamic_bsz", "false"), []),
     ("grpo", (*GPU, "--offload", "--strategy", "fsdp", "--rollout_engine", "sglang"), []),
@@ -34,6 +41,16 @@ RIGHT = [
         [f"{R}.val_kwargs.n=4", f"{R}.val_kwargs.do_sample=True", f"{R}.val_kwargs.temperature=0.7"],
     ),
     ("grpo", CPU, [f"+{R}.engine_kwargs.vllm.swap_space=1"]),
+    (
+        "grpo",
+        CPU,
+        [
+            f"{R}.top_k=0",
+            f"{R}.enable_chunked_prefill=False",
+            f"{R}.max_num_batched_tokens=20",
+            f"{R}.max_num_seqs=8",
+        ],
+    ),
     ("ppo", CPU, []),
     ("ppo", (*GPU, "--use_dynamic_bsz", "false", "--n", "4"), []),
     ("gspo", CPU, []),
@@ -75,6 +92,13 @@ def test_what_is_unwise_is_a_warning(examined: Callable[..., Report]) -> None:
     warnings = [finding.text for finding in report.findings if finding.severity == "warning"]
     assert any("trainer.default_local_dir is set beside OUTPUT_DIR" in text for text in warnings)
     assert any("no checkpoint will be written" in finding.text for finding in report.findings)
+    assert not report.errors
+
+
+def test_less_than_a_whole_checkpoint_is_a_warning(examined: Callable[..., Report]) -> None:
+    report = examined("sft", CPU, ["checkpoint.save_contents=[model]"])
+    (text,) = (f.text for f in report.findings if f.severity == "warning" and "save_contents" in f.text)
+    assert "leaves optimizer and extra out" in text
     assert not report.errors
 
 

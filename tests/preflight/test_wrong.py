@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from common.check_env.gpu import Gpu
+from common.cpu.model import ensure_bundled_model
 from common.launcher.errors import UserError
 from common.preflight.composing import base_of, compose, word_problem
 from common.preflight.report import Report
 
-from .cases import CPU, GPU, NOT_COMPOSED, VERL_SAYS, WRONG, R
+from .cases import CPU, GPU, NOT_COMPOSED, RM, VERL_SAYS, WRONG, A, R
 from .conftest import CPU_BOX, GPU_BOX, ON_A_CLUSTER, base_command
 
 
@@ -209,9 +210,106 @@ def test_models_that_verl_does_not_take(examined: Callable[..., Report], tmp_pat
     stopped(examined("grpo", CPU, [f"{key}={tmp_path}"]), "names 2 architectures (A, B)")
 
 
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+CLASSIFIER = {**LLAMA, "architectures": ["LlamaForSequenceClassification"]}
+INDEX = json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+UNLOADABLE = {
+    "no weights": (LLAMA, {}, "holds no weights, no *.safetensors or *.bin (found: config.json)"),
+    "a shard": (
+        LLAMA,
+        {"model.safetensors.index.json": INDEX, "one.safetensors": "w" * 999},
+        "1 of 2 weight files in model.safetensors.index.json are missing (two.safetensors)",
+    ),
+    "no index": (
+        LLAMA,
+        {"model.safetensors.index.json": "{}", "one.safetensors": "w" * 999},
+        "model.safetensors.index.json is no index of weights",
+    ),
+    "a pointer": (LLAMA, {"model.safetensors": POINTER}, "bytes, no weights: a pointer of git-lfs"),
+    "an empty file": (LLAMA, {"pytorch_model.bin": ""}, "pytorch_model.bin has 0 bytes, no weights"),
+    "no architecture": ({"model_type": "llama"}, {}, "names 0 architectures (none)"),
+    "one as a word": ({**LLAMA, "architectures": "LlamaForCausalLM"}, {}, "names 0 architectures (none)"),
+    "unknown": ({**LLAMA, "model_type": "foobar"}, {}, "model_type=foobar is none that the installed"),
+    "a list": ([1, 2], {}, "its config.json is no JSON object"),
+}
+
+
+def model_in(folder: Path, config: object, files: dict[str, str]) -> Path:
+    for name, text in {"config.json": json.dumps(config), **files}.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("name", UNLOADABLE)
+def test_models_that_cannot_be_loaded(examined: Callable[..., Report], tmp_path: Path, name: str) -> None:
+    config, files, part = UNLOADABLE[name]
+    word = f"critic.model.path={model_in(tmp_path, config, files)}"
+    stopped(examined("ppo", CPU, [word]), part)
+
+
+def test_every_model_of_a_run_is_looked_at(examined: Callable[..., Report], tmp_path: Path) -> None:
+    folder = model_in(tmp_path, CLASSIFIER, {})
+    report = examined("grpo", CPU, [f"actor_rollout_ref.model.path={folder}"])
+    stopped(report, "is a LlamaForSequenceClassification, which writes no answers")
+    stopped(report, "holds no weights")
+    stopped(examined("sft", CPU, [f"model.path={folder}"]), "holds no weights")
+    stopped(examined("grpo", CPU, [*RM, f"reward.reward_model.model_path={folder}"]), "holds no weights")
+    (folder / "adapter_config.json").write_text("{}")
+    stopped(examined("dpo", CPU, [f"model.lora_adapter_path={folder}"]), "holds no adapter_model.safetensors")
+    stopped(examined("dpo", CPU, [f"dpo.reference_path={folder}"]), "dpo.reference_path=")
+
+
+KEPT = {"knobs": {"KEEP_BEST": "true"}}
+UNDONE = [
+    ("grpo", ["trainer.save_freq=-1"], KEPT, "so KEEP_BEST has none to keep"),
+    ("grpo", ["trainer.save_freq=10", "trainer.test_freq=4"], KEPT, "test_freq=4 does not divide"),
+    ("grpo", ["trainer.save_freq=10", "trainer.test_freq=-1"], KEPT, "trainer.save_freq=10; use 1"),
+    ("sft", ["trainer.save_freq=10", "trainer.test_freq=4"], KEPT, "trainer.save_freq=10; use 5"),
+    (
+        "gspo",
+        ["trainer.save_freq=-1"],
+        {"knobs": {"SELF_PLAY_ROUNDS": "3"}},
+        "each of the SELF_PLAY_ROUNDS=3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "words", "record", "part"), UNDONE, ids=[part for *_, part in UNDONE])
+def test_keys_that_undo_a_knob(
+    examined: Callable[..., Report], method: str, words: list[str], record: dict[str, Any], part: str
+) -> None:
+    stopped(examined(method, CPU, words, record=record), part)
+
+
+def test_no_validation_prompt_that_fits(examined: Callable[..., Report]) -> None:
+    val = {"rows": 64, "over_prompt": 64, "longest_prompt": 90}
+    report = examined("grpo", CPU, [], record={"data": {"overlong": {"train": {"rows": 480}, "val": val}}})
+    stopped(report, "all 64 validation prompts are over MAX_PROMPT_LENGTH=64 tokens")
+
+
+def test_a_cache_too_small_for_the_models_whole_length(
+    examined: Callable[..., Report], tmp_path: Path
+) -> None:
+    config = json.loads((ensure_bundled_model() / "config.json").read_text())
+    folder = model_in(tmp_path, {**config, "max_position_embeddings": 1 << 20}, {})
+    words = [f"{R}.max_model_len=null", f"actor_rollout_ref.model.path={folder}"]
+    small = replace(GPU_BOX, gpus=[Gpu(str(i), "a small one", 8192, 8000, 7.5) for i in range(8)])
+    stopped(examined("grpo", GPU, words, small), f"set {R}.max_model_len=")
+
+
+def test_sequence_parallel_and_key_value_heads(examined: Callable[..., Report], tmp_path: Path) -> None:
+    folder = model_in(tmp_path, {**LLAMA, "num_attention_heads": 12, "num_key_value_heads": 3}, {})
+    words = [f"actor_rollout_ref.model.path={folder}", f"{A}.fsdp_config.ulysses_sequence_parallel_size=4"]
+    stopped(
+        examined("grpo", GPU, words),
+        "SEQUENCE_PARALLEL_SIZE=4 and the model's 3 key-value heads: one must divide the other; use 1",
+    )
+
+
 def test_wandb_without_a_login(examined: Callable[..., Report], tmp_path: Path) -> None:
     words, nobody = (
-        ["trainer.logger=[console,wandb]"],
+        ["trainer.logger=[console,file,wandb]"],
         {"VERL_PLATFORM": "cpu", "NETRC": str(tmp_path / "none")},
     )
     stopped(
