@@ -132,7 +132,8 @@ def check_batches(knobs: dict[str, str], train_rows: int) -> list[str]:
             f"MINI_BATCH_SIZE={mini} does not divide TRAIN_BATCH_SIZE={batch} (verl would train on padding): "
             f"use MINI_BATCH_SIZE={nearest} or TRAIN_BATCH_SIZE={_nearest_multiple(batch, mini)}"
         )
-    if (batch * n) % ranks:
+    # verl asks for this with static micro-batches only; else it pads to the data-parallel ranks.
+    if knobs.get("USE_DYNAMIC_BSZ") == "false" and (batch * n) % ranks:
         problems.append(
             f"TRAIN_BATCH_SIZE x ROLLOUT_N = {batch} x {n} = {batch * n} must divide by {ranks} GPUs: "
             f"use TRAIN_BATCH_SIZE={_nearest_multiple(batch, ranks)}"
