@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data_utils import lengths, verl_rows
-from common.data_utils.atomic import temp_beside
+from common.data_utils.atomic import replacing
 from dpo import preference_data
 from dpo.preference_data import SIDES, Answer, Limits, Pair, Pairs, load_pairs
 
@@ -79,12 +79,8 @@ def _write(target: Path, found: Pairs) -> None:
         columns[side] = tokens([answer.ids for answer in answers], pa.int32())
         columns[f"{side}_learned"] = tokens([answer.learned for answer in answers], pa.bool_())
     table = pa.table(columns).replace_schema_metadata({_NOTES: json.dumps(found.notes).encode()})
-    temporary = temp_beside(target)
-    try:
+    with replacing(target) as temporary:
         pq.write_table(table, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(stored: Path) -> Pairs | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.cpu.model import cache_root
-from common.data_utils.atomic import clear_stale, temp_beside
+from common.data_utils.atomic import clear_stale, replacing
 from common.data_utils.cache import Digests
 from dpo.preference_data import Pair
 
@@ -82,9 +82,5 @@ def save(path: Path, values: Tensor) -> None:
     """Keep the log-probs for later runs; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_stale(path.parent)
-    temporary = temp_beside(path)
-    try:
+    with replacing(path) as temporary:
         torch.save(values, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

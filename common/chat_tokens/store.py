@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.chat_tokens import turns
-from common.data_utils.atomic import temp_beside, write_text
+from common.data_utils.atomic import replacing, write_text
 from common.data_utils.errors import DataError
 from common.data_utils.lengths import load_tokenizer, numbered
 from common.data_utils.records import Row
@@ -114,13 +114,9 @@ def tokenize(path: Path, settings: Settings, every: int = 1) -> tuple[Path | Non
             pass
         _refuse(counts)
         return None, counts
-    temporary = temp_beside(target)
-    try:
+    with replacing(target) as temporary:
         _write(temporary, samples)
         _refuse(counts)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     write_text(memo, json.dumps(asdict(counts)))
     return target, counts
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data_utils.atomic import temp_beside
+from common.data_utils.atomic import replacing
 from common.data_utils.chunkwork import convert_items
 from common.data_utils.detect import SAMPLE_ROWS, detect, make_plan
 from common.data_utils.errors import DataError
@@ -104,18 +104,13 @@ def parquet_to_json(src: str | os.PathLike[str], dst: str | os.PathLike[str]) ->
     output = Path(dst).expanduser().resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     array = output.suffix == ".json"
-    temporary = temp_beside(output)
     count = 0
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            for row in load_rows(src):
-                handle.write(("[\n" if array else "") if count == 0 else (",\n" if array else "\n"))
-                handle.write(json.dumps(restore(row), ensure_ascii=False, default=str))
-                count += 1
-            handle.write(("\n]\n" if count else "[]\n") if array else ("\n" if count else ""))
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        for row in load_rows(src):
+            handle.write(("[\n" if array else "") if count == 0 else (",\n" if array else "\n"))
+            handle.write(json.dumps(restore(row), ensure_ascii=False, default=str))
+            count += 1
+        handle.write(("\n]\n" if count else "[]\n") if array else ("\n" if count else ""))
     return count
 
 
