@@ -17,7 +17,7 @@ from common.launcher import processes
 
 from .conftest import Trainer
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.matrix]
 
 
 def free_port() -> int:

@@ -44,6 +44,7 @@ def test_export_loads_in_transformers_and_prefers_the_chosen_answers(learned: Ru
     assert not torch.equal(model.state_dict()[weight].float(), before.state_dict()[weight].float())
 
 
+@pytest.mark.matrix
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(train: Trainer) -> None:
     pairs = train.output.parent / "pairs.jsonl"
     rows = (ROOT / "dpo/data/train.jsonl").read_text().splitlines(keepends=True)

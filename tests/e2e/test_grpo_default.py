@@ -89,6 +89,7 @@ def test_nothing_is_left_running(default_run: Run) -> None:
     assert processes.tagged(default_run.record["attempts"][-1]["tag"]) == []
 
 
+@pytest.mark.matrix
 def test_killed_run_goes_on_with_the_same_data_order(train: Trainer, default_run: Run) -> None:
     flags = ("--steps", "4", "--n", "2", "--save_freq", "2", "--test_freq", "0", "--seed", "1")
     run, process = train.start("grpo", "killed", *flags)

@@ -71,6 +71,7 @@ def test_verl_trained_on_win_rates_of_its_own_scores(played: Run) -> None:
             assert abs(played.metrics[step][f"critic/advantages/{name}"] - expected) < 1e-6, (step, name)
 
 
+@pytest.mark.matrix
 def test_gspo_and_grpo_from_one_seed_differ(train: Trainer, played: Run) -> None:
     reward = str(ROOT / "gspo/reward_func.py")
     flags = ("--mini_batch_size", "2", "--reward_func_path", reward, "--test_freq", "0", "--save_freq", "2")

@@ -162,7 +162,7 @@ def test_lora_policy_with_a_full_critic(train: Trainer, flags: tuple[str, ...]) 
 
 @pytest.mark.matrix
 def test_default_run_learns(train: Trainer) -> None:
-    run = train("ppo", "default", "--device", "cpu", "--save_freq", "0", timeout=1800).check()
+    run = train("ppo", "default", "--device", "cpu", "--save_freq", "0").check()
     reward = [run.metrics[step]["critic/score/mean"] for step in range(1, 21)]
     assert sum(reward[-5:]) / 5 - sum(reward[:5]) / 5 >= 0.2, reward
     accuracy = "val-core/val/acc/mean@1"
