@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The one test command. On a fresh machine it makes the environment first.
 #
-#   tests/run.sh           lint, types, unit tests, launcher tests, real CPU training runs  (40 to 80 minutes, by machine)
+#   tests/run.sh           lint, types, unit tests, launcher tests, real CPU training runs  (about 45 minutes; up to twice that on a slow machine)
 #   tests/run.sh --fast    lint, types and the quick tests                                  (over 2 minutes)
 #   tests/run.sh --ci      the default set and today's part of the long matrix
 #   tests/run.sh --all     everything: every algorithm, three seeds                         (about two hours)

@@ -10,7 +10,7 @@ from common.memory import engine_memory as memory
 from common.memory import rollout as sampling
 from common.memory.roles import Roles, engine_roles, rl_roles
 from common.memory.rollout import Rollout
-from common.memory.runtime import CUDA_CONTEXT, HOLES, Runtime, runtime
+from common.memory.runtime import CUDA_CONTEXT, Runtime, runtime
 from common.memory.settings import Engine, plain, remarks
 
 Parts = dict[str, int]
@@ -232,7 +232,7 @@ def _on_cpu(roles: Roles, own: Runtime) -> list[Phase]:
 
     def phase(name: str, parts: Parts) -> Phase:
         trainer = sum(size for part, size in parts.items() if part.split(" ")[0] not in NOT_TORCH)
-        return Phase(name, {}, parts | {"holes in the heap": round(trainer * HOLES[actor.compute])})
+        return Phase(name, {}, parts | {"holes in the heap": round(trainer * own.holes[actor.compute])})
 
     models = [one for one in (actor, critic, roles.reference) if one]
     # The model as it was read stays while its shards are filled.
