@@ -15,8 +15,8 @@ class Runtime:
 
     Attributes:
         holes: on the CPU, heap beside the trainer's live tensors, as a share of them, by the bytes of the dtype that
-            the model computes in. torch allocates by memalign, which in glibc cannot reuse a hole of just the right size,
-            and the launcher has glibc keep what is freed (common/launch.sh).
+            the model computes in. torch allocates by memalign, which in glibc cannot reuse a hole of just the right
+            size, and the launcher has glibc keep what is freed (common/launch.sh).
     """
 
     fixed: int
