@@ -73,6 +73,8 @@ def main() -> None:
             data = folder / "rows.jsonl"
             write_rows(data, own.rows, own.method)
             times["data new"].append(launch(own.method, data, folder, model, "--preflight-only"))
+            # SFT and DPO tokenize all rows when they are first to be trained on.
+            launch(own.method, data, folder, model, "--dry-run", "--no-preflight")
             known = launch(own.method, data, folder, model, "--preflight-only")
             without = launch(own.method, data, folder, model, "--dry-run", "--no-preflight")
             times["data known"].append(known)
