@@ -211,10 +211,10 @@ def check_lora(knobs: dict[str, str], model: str = "") -> list[str]:
         problems.append(f"LORA_RANK={knobs.get('LORA_RANK')} must be between 1 and 512 (vLLM's limit)")
     if number(knobs, "LORA_ALPHA", 0) < 1:
         problems.append(f"LORA_ALPHA={knobs.get('LORA_ALPHA')} must be 1 or more: 0 switches the adapter off")
-    return problems + _check_targets(knobs.get("LORA_TARGETS", "all-linear"), module_names(model))
+    return problems + _check_targets(knobs.get("LORA_TARGETS", "all-linear"), model)
 
 
-def _check_targets(targets: str, known: set[str]) -> list[str]:
+def _check_targets(targets: str, model: str) -> list[str]:
     """PEFT takes a bare word as a regular expression for whole paths, and passes over names that it does not find."""
     if targets == "all-linear" or re.search(r"[.*+?|()\\^$]", targets):
         return []
@@ -222,7 +222,7 @@ def _check_targets(targets: str, known: set[str]) -> list[str]:
     if not targets.startswith("["):
         hint = "all-linear" if difflib.get_close_matches(targets, ["all-linear"], n=1) else f"[{targets}]"
         return [f"LORA_TARGETS={targets} must be all-linear or a list: did you mean {hint}?"]
-    problems = []
+    problems, known = [], module_names(model)
     for name in names if known else []:
         if name.rpartition(".")[2] not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)

@@ -209,10 +209,11 @@ def plan(
     resuming = bool(knobs.get("RESUME"))
     node = checks.number(knobs, "NODE_RANK", 0)
     folder = engine_checks.node_folder(runs.logs_dir(output, method), name, node)
+    earlier = runs.read(folder) if resuming else {}
     step = None
     if resuming:
         step = collector.run(checks.check_resume, runs.checkpoint_dir(output, method, name), ranks)
-        collector.problems += checks.check_same_adapter(knobs, runs.read(folder)["knobs"])
+        collector.problems += checks.check_same_adapter(knobs, earlier["knobs"])
     elif node == 0:
         collector.run(runs.check_new_name, output, method, name)
     steps = total_steps(knobs, rows) if data else 0
@@ -223,7 +224,7 @@ def plan(
     collector.problems += round_checks.check(
         knobs,
         extra,
-        runs.read(folder) if resuming else {},
+        earlier,
         steps,
         data.train if data else "",
         "FORCE" in modes,
@@ -372,9 +373,8 @@ def main() -> None:
     # What a reward of the user's prints while it is tried is no part of the answer.
     out = os.dup(1)
     os.dup2(2, 1)
-    gc.set_threshold(
-        100_000, 20, 100
-    )  # what is imported and read stays: looking it through takes a fifth of the time
+    # What is imported and read stays: looking it through takes a fifth of the time.
+    gc.set_threshold(100_000, 20, 100)
     knobs, extra, modes = read_knobs()
     if "COMPOSE" in modes:
         answer = assumed(own.method, knobs, method_checks)
